@@ -1,0 +1,82 @@
+"""`SessionStore`: where sessions live, and `open_store(url)`, which finds the one for a URL."""
+
+from typing import NamedTuple, Protocol
+from urllib.parse import urlsplit
+
+from ..clock import Clock, SystemClock
+from ..errors import SettingError
+from ..policy import Policy, Reason
+from ..touchers import Left, Toucher
+
+
+class Record(NamedTuple):
+    """A session that lives, as loaded."""
+
+    data: bytes
+    user: str | None
+    created: float
+    """Wall time of the login, in seconds since the epoch."""
+    left: Left
+
+
+class SessionStore(Toucher, Protocol):
+    """Keeps whole sessions. Only `create` and `rotate` make one; all else only updates.
+
+    A session that was ended leaves a tombstone until its absolute deadline, so that whoever comes
+    late hears the reason, and so that nothing that was in flight brings it back.
+    """
+
+    async def open(self) -> None:
+        """Make ready for use.
+
+        Raises:
+            StoreCorrupt: what is there is not a session store, or is damaged. It is left as it is.
+            StoreUnavailable: it cannot be reached or written.
+        """
+
+    async def close(self) -> None:
+        """Let go of files, threads and connections; running watches end."""
+
+    async def create(self, key: bytes, *, data: bytes, user: str | None, policy: Policy) -> Left:
+        """Begin a session. The key must be new."""
+
+    async def load(self, key: bytes) -> Record | Reason:
+        """The whole session, or why it is over. Does not touch it."""
+
+    async def save(self, key: bytes, *, data: bytes, user: str | None) -> Left | Reason:
+        """Replace the data of a session that lives; moves no deadline, revives nothing."""
+
+    async def rotate(self, old: bytes, new: bytes, *, data: bytes, user: str | None, policy: Policy) -> Left:
+        """Begin the session `new` and end `old` with reason `rotated`, both or neither.
+
+        `old` need not be alive.
+        """
+
+    async def end_user(self, user: str, reason: Reason, *, keep: bytes | None = None) -> int:
+        """End every session of a user, but for the one with key `keep`; returns how many."""
+
+    async def sweep(self) -> int:
+        """Forget what no one can ask for any more; returns how many records went."""
+
+
+def open_store(url: str, *, clock: Clock | None = None) -> SessionStore:
+    """The store for a URL, not opened yet.
+
+    Args:
+        url: `memory://`, or `sqlite:///relative/path` or `sqlite:////absolute/path`.
+        clock: whose wall time decides; the machine's by default.
+
+    Raises:
+        SettingError: no store goes by such a URL.
+    """
+    clock = clock or SystemClock()
+    parts = urlsplit(url)
+    if parts.scheme == "memory":
+        from .memory import MemoryStore
+
+        return MemoryStore(clock)
+    if parts.scheme == "sqlite" and not parts.netloc and parts.path.strip("/"):
+        from .sqlite import SqliteStore
+
+        return SqliteStore(parts.path[1:], clock)
+    raise SettingError(f"no store goes by {url!r}", "use memory:// or sqlite:///path/to/sessions.db")
