@@ -121,13 +121,17 @@ class Push(_Outgoing, tag="push"):
 Message = Hello | Beat | Ask | Wait | Warning | End | Push
 
 
+class _Nameless(msgspec.Struct, tag_field="type", tag="", gc=False):
+    """Makes a union with `Ping`: only in a union does msgspec insist that a message has a type."""
+
+
 class _Envelope(msgspec.Struct):
     """Just enough to tell an unknown message from a broken one."""
 
     type: str
 
 
-_ping = msgspec.json.Decoder(Ping)
+_ping: msgspec.json.Decoder[Ping | _Nameless] = msgspec.json.Decoder(Ping | _Nameless)
 _envelope = msgspec.json.Decoder(_Envelope)
 encode = msgspec.json.Encoder().encode
 """Turn a message into the JSON that goes into one text frame."""
@@ -143,14 +147,16 @@ def decode(text: bytes) -> Ping | None:
         The ping, or `None` for a message of a type that this version does not know.
 
     Raises:
-        MessageError: not JSON, nested too deeply, or a ping with a field of the wrong type.
+        MessageError: not JSON, nested too deeply, without a type, or a ping with a field that is
+            missing or of the wrong type.
     """
     try:
-        return _ping.decode(text)
+        message = _ping.decode(text)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         if isinstance(error, msgspec.ValidationError) and _type_of(text) not in (None, "ping"):
             return None
         raise MessageError(CloseCode.INVALID_PAYLOAD, "not a message of the page protocol") from None
+    return message if isinstance(message, Ping) else None
 
 
 def _type_of(text: bytes) -> str | None:

@@ -102,13 +102,13 @@ class Policy:
         if not 0 <= warn_before < idle_timeout:
             raise SettingError(
                 f"warn_before ({warn_before:g} s) is not between 0 and idle_timeout ({idle_timeout:g} s)",
-                "lower warn_before or leave it out",
+                f"give warn_before less than {idle_timeout:g} seconds, but not less than 0, or leave it out",
             )
         if not 0 <= touch_every <= idle_timeout / 2:
             raise SettingError(
                 f"touch_every ({touch_every:g} s) is not between 0 and half of"
                 f" idle_timeout ({idle_timeout:g} s)",
-                "lower touch_every or leave it out",
+                f"give touch_every 0 to {idle_timeout / 2:g} seconds, or leave it out",
             )
         try:
             mode = Mode(mode)

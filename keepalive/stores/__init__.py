@@ -22,8 +22,12 @@ class Record(NamedTuple):
 class SessionStore(Toucher, Protocol):
     """Keeps whole sessions. Only `create` and `rotate` make one; all else only updates.
 
-    A session that was ended leaves a tombstone until its absolute deadline, so that whoever comes
-    late hears the reason, and so that nothing that was in flight brings it back.
+    A session that was ended leaves a tombstone, without its data, at least until its absolute
+    deadline, so that whoever comes late hears the reason, and so that nothing that was in flight
+    brings it back. One whose deadline has passed answers with `idle` or `absolute` until swept.
+    The first reason stands.
+
+    Before `open` and after `close` every method but those two raises `StoreUnavailable`.
     """
 
     async def open(self) -> None:
@@ -38,7 +42,11 @@ class SessionStore(Toucher, Protocol):
         """Let go of files, threads and connections; running watches end."""
 
     async def create(self, key: bytes, *, data: bytes, user: str | None, policy: Policy) -> Left:
-        """Begin a session. The key must be new."""
+        """Begin a session.
+
+        Raises:
+            StoreError: there is or was a session with this key; nothing has changed.
+        """
 
     async def load(self, key: bytes) -> Record | Reason:
         """The whole session, or why it is over. Does not touch it."""
@@ -50,13 +58,20 @@ class SessionStore(Toucher, Protocol):
         """Begin the session `new` and end `old` with reason `rotated`, both or neither.
 
         `old` need not be alive.
+
+        Raises:
+            StoreError: there is or was a session `new`; nothing has changed.
         """
 
     async def end_user(self, user: str, reason: Reason, *, keep: bytes | None = None) -> int:
         """End every session of a user, but for the one with key `keep`; returns how many."""
 
     async def sweep(self) -> int:
-        """Forget what no one can ask for any more; returns how many records went."""
+        """Forget what no one can ask for any more; returns how many records went.
+
+        That is what is past its absolute deadline and has been over for a day; of all else that is
+        over only the data goes.
+        """
 
 
 def open_store(url: str, *, clock: Clock | None = None) -> SessionStore:
@@ -75,8 +90,16 @@ def open_store(url: str, *, clock: Clock | None = None) -> SessionStore:
         from .memory import MemoryStore
 
         return MemoryStore(clock)
-    if parts.scheme == "sqlite" and not parts.netloc and parts.path.strip("/"):
+    if (
+        parts.scheme == "sqlite"
+        and parts.path.strip("/")
+        and not (parts.netloc or parts.query or parts.fragment)
+    ):
         from .sqlite import SqliteStore
 
         return SqliteStore(parts.path[1:], clock)
-    raise SettingError(f"no store goes by {url!r}", "use memory:// or sqlite:///path/to/sessions.db")
+    # Only the scheme is named: a URL may hold a password.
+    raise SettingError(
+        f"no store goes by this {parts.scheme or 'relative'} URL",
+        "use memory:// or sqlite:///path/to/sessions.db",
+    )

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from hashlib import sha256
 from typing import NamedTuple, Protocol
 
-from ..policy import Reason
+from ..policy import Policy, Reason
 
 
 def key_of(session_id: str) -> bytes:
@@ -37,6 +37,15 @@ class Left(NamedTuple):
     """Seconds until the absolute deadline; `inf` without one."""
     renew: bool = False
     """Whether the browser's cookie is due for a fresh one."""
+
+
+class Ticket(NamedTuple):
+    """What lets a page in: its session, as the store has just had it."""
+
+    key: bytes
+    policy: Policy
+    user: str | None
+    left: Left
 
 
 class Ended(NamedTuple):
@@ -75,5 +84,9 @@ class Toucher(Protocol):
     def watch(self) -> AsyncIterator[Ended]:
         """Sessions that are ended from now on, by any process that shares the store.
 
-        Deadlines that pass by themselves are not told; they are known beforehand.
+        It counts from the call, not from the first iteration: of whatever is asked of the store
+        after it, either the answer says that the session is over or the watch will. Each end is
+        told once, and those of this process at once. The iteration survives a store that cannot
+        be asked for a while, and finishes when the store is closed. Deadlines that pass by
+        themselves are not told; they are known beforehand.
         """

@@ -1,0 +1,59 @@
+# Everything that a target needs is made by it, in this directory; `make` alone lists the targets.
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help run test check format lock clean node-test
+
+PIP = -m pip install --quiet --disable-pip-version-check
+UV = .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
+  --no-header --no-emit-index-url --no-emit-find-links pyproject.toml
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+run: .venv/run.stamp ## Serve the demo; options in ARGS="--port 8081 …"
+	@exec .venv/bin/python run.py $(ARGS)
+
+test: .venv/test.stamp node-test ## Run every test, also on the other Pythons at hand and the oldest releases
+	scripts/install-test-tools
+	.venv/bin/python -m pytest -n auto
+	scripts/test-others
+
+check: .venv/test.stamp node-test ## Check style and types, and run the tests of the browser modules
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/shellcheck .ci/run scripts/*
+	npm --prefix web run --silent check
+
+format: .venv/test.stamp ## Format the Python code, and mend what ruff can
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+lock: .venv-lock/bin/uv ## Resolve requirements/*.txt anew
+	$(UV) --extra server --extra uvloop --output-file requirements/run.txt
+	$(UV) --all-extras --group check --group test --output-file requirements/test.txt
+	$(UV) --all-extras --group test --resolution lowest-direct --output-file requirements/oldest.txt
+
+clean: ## Remove all that was made, but no sessions
+	rm -rf .venv .venv-* .hypothesis .mypy_cache .pytest_cache .ruff_cache .coverage* build dist web/node_modules
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+node-test: web/node_modules/.stamp
+	npm --prefix web run --silent test
+
+.venv/%.stamp: requirements/%.txt | .venv
+	.venv/bin/python $(PIP) --require-hashes -r $<
+	@touch $@
+
+.venv:
+	python=$$(scripts/pythons) && set -- $$python && "$$1" -m venv .venv
+
+.venv-lock/bin/uv: | .venv
+	.venv/bin/python -m venv .venv-lock
+	.venv-lock/bin/python $(PIP) 'uv>=0.9,<1'
+
+web/node_modules/.stamp: web/package-lock.json
+	scripts/install-test-tools
+	npm --prefix web ci --no-audit --no-fund
+	@touch $@

@@ -1,0 +1,27 @@
+"""`python -m keepalive`, and the `keepalive` command."""
+
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None, *, demo: bool = False) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: what follows the program's name; by default what it was called with.
+        demo: whether `serve` mounts the demo app.
+
+    Returns:
+        The exit code: 0 after a clean stop, 1 when it could not serve, 2 for a mistake in what it
+        was told.
+    """
+    try:
+        from . import cli  # noqa: PLC0415 - the core installs without what the command line needs
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f'keepalive: {error.name} is missing: pip install "session-keepalive[server]"\n')
+        return 2
+    return cli.main(sys.argv[1:] if arguments is None else arguments, demo=demo)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

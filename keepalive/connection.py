@@ -1,0 +1,255 @@
+"""One page's socket: an `asyncio.Protocol` between frames on the wire and typed messages.
+
+It owns no task and no timer. Deadlines (an unfinished message, a close that is never answered)
+hang on the server's one wheel; a reader that falls behind is cut off, not awaited.
+"""
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import Generic, Protocol, TypeVar, cast
+
+from . import frames
+from .clock import Clock
+from .errors import FrameError, MessageError, ProtocolError
+from .frames import Opcode, Reader
+from .messages import MAX_MESSAGE, CloseCode, Ping, decode
+from .wheel import Wheel
+
+log = logging.getLogger(__name__)
+
+UNFINISHED_AFTER = 10.0
+"""A message must be whole within this many seconds of its first byte."""
+CLOSING_AFTER = 5.0
+"""A peer has this many seconds to answer a close and to read what was sent before."""
+
+
+P = TypeVar("P")
+P_contra = TypeVar("P_contra", contravariant=True)
+
+
+class Listener(Protocol[P_contra]):
+    """Who hears what the pages say. Whatever it raises closes that page's socket with 1011."""
+
+    def on_open(self, page: P_contra) -> None:
+        """The connection stands."""
+
+    def on_ping(self, page: P_contra, ping: Ping) -> None:
+        """The page has sent a ping."""
+
+    def on_close(self, page: P_contra, code: int) -> None:
+        """The connection is over; 1006 when nobody said why. Comes once after `on_open`."""
+
+
+class Connections(Generic[P]):
+    """All open connections of one server: what they share, and their limits.
+
+    Args:
+        listener: who hears the pages.
+        clock: for the limits.
+        max_rate: frames a second that one page may send over a long time; five seconds' worth
+            may come at once.
+    """
+
+    def __init__(self, listener: Listener[P], clock: Clock, *, max_rate: float = 10.0) -> None:
+        self.listener = listener
+        self.clock = clock
+        self.wheel: Wheel[Connection[P]] = Wheel(clock.monotonic(), Connection.on_time)
+        self.frame_cost = 1 / max_rate
+        self.burst = 5.0
+        self.open: set[Connection[P]] = set()
+        self._empty = asyncio.Event()
+
+    def made(self, connection: "Connection[P]") -> None:
+        self.open.add(connection)
+        self._empty.clear()
+
+    def lost(self, connection: "Connection[P]") -> None:
+        self.open.discard(connection)
+        if not self.open:
+            self._empty.set()
+
+    def tick(self) -> None:
+        """Cut what has taken too long; to be called several times a second."""
+        self.wheel.turn(self.clock.monotonic())
+
+    async def drained(self, within: float) -> None:
+        """Wait until all connections are gone; cut off those that are not `within` seconds."""
+        if self.open:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(within):
+                    await self._empty.wait()
+        for connection in list(self.open):
+            connection.abort()
+
+
+class Connection(asyncio.Protocol, Generic[P]):
+    """One page's socket.
+
+    Args:
+        connections: what all of them share.
+    """
+
+    __slots__ = (
+        "_busy_until", "_closed_with", "_deaf", "_reader", "_shared", "_since", "_transport", "page",
+    )  # fmt: skip
+
+    def __init__(self, connections: Connections[P]) -> None:
+        self.page: P | None = None
+        """Whose socket it is; the listener hears of it. Nobody hears of a socket without a page."""
+        self._shared = connections
+        self._transport: asyncio.Transport | None = None
+        self._reader: Reader | None = None  # exists only while a frame or message is unfinished
+        self._since = 0.0  # when it became so, or when the close was sent
+        self._busy_until = 0.0  # how far the frames so far have used up the rate
+        self._closed_with: int | None = None
+        self._deaf = False  # the stream can no longer be read
+
+    # What the heart calls.
+
+    def send(self, message: bytes) -> None:
+        """Send one encoded message as a text frame; nothing once the socket is closing."""
+        if self._closed_with is None and self._transport is not None:
+            self._transport.write(frames.text(message))
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Say goodbye with a close code; what the page sends from now on is not heard."""
+        if self._closed_with is None and self._transport is not None:
+            # Noted first: the write may call pause_writing, which would say goodbye again.
+            self._closed_with = code
+            self._since = self._shared.clock.monotonic()
+            self._shared.wheel.add(self, self._since + CLOSING_AFTER)
+            self._transport.write(frames.close(code, reason))
+
+    def abort(self) -> None:
+        """Cut the connection without another word."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._shared.made(self)
+        if self.page is not None:
+            self._shared.listener.on_open(self.page)
+
+    def data_received(self, data: bytes) -> None:
+        reader = self._reader
+        if reader is None:
+            text = frames.single(data)
+            if text is not None:  # nearly always: one whole short text in one segment
+                self._receive(Opcode.TEXT, text)
+                return
+            reader = Reader(MAX_MESSAGE)
+        if not self._deaf:
+            self._read(reader, data)
+
+    def pause_writing(self) -> None:
+        """The page does not read. It may fetch what is on its way, but gets nothing more."""
+        self.close(CloseCode.SLOW_READER, "too slow a reader")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._reader = None
+        self._shared.lost(self)
+        if self.page is not None:
+            self._shared.listener.on_close(self.page, self._closed_with or 1006)
+
+    # What the wheel calls.
+
+    def on_time(self, now: float) -> float | None:
+        if self._transport is None:
+            return None
+        if self._closed_with is not None:
+            if now < self._since + CLOSING_AFTER:
+                return self._since + CLOSING_AFTER
+            self._transport.abort()
+        elif self._reader is not None:
+            if now < self._since + UNFINISHED_AFTER:
+                return self._since + UNFINISHED_AFTER
+            self._refuse(FrameError(CloseCode.PROTOCOL_ERROR, "a message was not finished in time"))
+        return None
+
+    def _read(self, reader: Reader, data: bytes) -> None:
+        """The slow way in: anything but one whole text."""
+        began = self._reader is None
+        try:
+            for frame in reader.feed(data):
+                if frame.opcode < Opcode.CLOSE:
+                    began = True
+                self._receive(frame.opcode, frame.payload)
+                if self._deaf:
+                    return
+        except FrameError as error:
+            self._refuse(error)
+            return
+        if not reader.unfinished:
+            self._reader = None
+        elif began and not self._deaf:
+            now = self._shared.clock.monotonic()
+            if self._reader is None:
+                self._shared.wheel.add(self, now + UNFINISHED_AFTER)
+            self._reader = reader
+            if self._closed_with is None:
+                self._since = now
+
+    def _receive(self, opcode: Opcode, payload: bytes) -> None:
+        if self._closed_with is not None and opcode is not Opcode.CLOSE:
+            return
+        try:
+            self._spend()
+            if opcode is Opcode.TEXT:
+                ping = decode(payload)
+                if ping is not None and self.page is not None:
+                    self._shared.listener.on_ping(self.page, ping)
+            elif opcode is Opcode.PING:
+                self._write(frames.pong(payload))
+            elif opcode is Opcode.CLOSE:
+                self._part(frames.close_code(payload))
+            elif opcode is Opcode.BINARY:
+                raise MessageError(CloseCode.UNSUPPORTED_DATA, "binary messages are not part of the protocol")
+        except ProtocolError as error:
+            self._refuse(error)
+        except Exception:
+            log.exception("a page's message could not be handled")
+            self.close(CloseCode.INTERNAL_ERROR)
+
+    def _spend(self) -> None:
+        """Count one frame against the page's rate (the generic cell rate algorithm, ITU-T I.371)."""
+        shared = self._shared
+        now = shared.clock.monotonic()
+        busy_until = max(self._busy_until, now) + shared.frame_cost
+        if busy_until > now + shared.burst:
+            raise ProtocolError(CloseCode.TOO_FAST, "more frames than the limit allows")
+        self._busy_until = busy_until
+
+    def _part(self, code: int | None) -> None:
+        """The page's goodbye, or its answer to ours (RFC 6455 §5.5.1, §7.1.1)."""
+        self.close(CloseCode.NORMAL if code is None else code)
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Nothing more is said or heard; the server ends the TCP connection first (§7.1.1).
+
+        Only its own half: closing both while the page still sends would reset the connection and
+        could take the close frame with it. The wheel cuts what is left.
+        """
+        self._deaf = True
+        self._reader = None
+        if self._transport is None:
+            return
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        else:
+            self._transport.close()
+
+    def _refuse(self, error: ProtocolError) -> None:
+        log.warning("closing a page's socket with %d: %s", error.code, error.problem)
+        self.close(error.code, error.problem)
+        if not isinstance(error, MessageError):  # whose frames were sound: it can still say goodbye
+            self._hang_up()
+
+    def _write(self, frame: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(frame)

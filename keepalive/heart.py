@@ -1,0 +1,433 @@
+"""All live sessions of one server: batches of touches, deadlines, warnings, ends, pushes.
+
+A page pings; what the ping earns waits for the next batch; the store confirms the batch; the page
+gets its beat. Batches are group commits: what arrives while one is under way forms the next, and
+an idle server sends at once. Nothing here knows sockets, HTTP or a particular store.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+from random import uniform
+from typing import Any, NamedTuple
+
+from .clock import Clock
+from .errors import StoreUnavailable
+from .live import Live, Page, Socket, Waiting
+from .messages import CLOSE_CODE, Ask, CloseCode, End, Ping, Push, Wait, Warning, encode
+from .policy import Reason
+from .touchers import Ended, Left, Ticket, Toucher
+from .wheel import Wheel
+
+log = logging.getLogger(__name__)
+
+STORE_TIMEOUT = 0.8
+"""A store that has not confirmed a batch within this many seconds counts as down."""
+MAX_BATCH = 1000
+"""Most touches in one batch: enough to share a commit, few enough that none waits long."""
+REMEMBER_ENDS = 30.0
+"""For how many seconds an end is remembered, for a page that is still in its handshake."""
+TICK = 0.1
+"""How often the wheels turn, in seconds."""
+LEAST_DEBT = 0.5
+"""Seconds of earned life that are worth a touch of their own when the last page leaves."""
+
+_ASK = encode(Ask())
+
+
+class Hooks(NamedTuple):
+    """What an app can hear of its sessions: plain functions, called on the event loop.
+
+    One that raises is logged, and changes nothing else.
+    """
+
+    on_open: Callable[[Page], object] | None = None
+    """A page has connected."""
+    on_ping: Callable[[Page, Ping], dict[str, Any] | None] | None = None
+    """A page has pinged for the first time with this number; may return the beat's `data`."""
+    on_warning: Callable[[Live, Warning], object] | None = None
+    """The pages of a session are being warned."""
+    on_end: Callable[[Live, Reason], object] | None = None
+    """A session with pages here is over."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """What has happened since the start."""
+
+    opens: int = 0
+    pings: int = 0
+    beats: int = 0
+    waits: int = 0
+    asks: int = 0
+    warnings: int = 0
+    pushes: int = 0
+    batches: int = 0
+    touches: int = 0
+    ends: Counter[Reason] = field(default_factory=Counter)
+
+
+class Heart:
+    """Keeps the sessions of connected pages alive.
+
+    Args:
+        toucher: the store, or the narrow part of one.
+        clock: for all deadlines.
+        hooks: what the app wants to hear.
+        login: where a page can sign in again, told with an `end`.
+        spread: over how many seconds pages shall spread a reconnect.
+    """
+
+    def __init__(
+        self,
+        toucher: Toucher,
+        clock: Clock,
+        *,
+        hooks: Hooks | None = None,
+        login: str | None = None,
+        spread: float = 3.0,
+    ) -> None:
+        self.counts = Counts()
+        self._toucher = toucher
+        self._clock = clock
+        self._hooks = hooks or Hooks()
+        self._login = login
+        self._spread = spread
+        now = clock.monotonic()
+        self._lives: dict[bytes, Live] = {}
+        self._silent: Wheel[Page] = Wheel(now, self._page_is_silent, TICK)
+        self._deadlines: Wheel[Live] = Wheel(now, self._deadline_is_near, TICK)
+        self._ends: dict[bytes, tuple[float, Reason]] = {}  # in the order of their times
+        self._queue: list[Live] = []
+        self._unanswered: list[Live] = []  # to be asked for again when the store is back
+        self._retry_at = 0.0
+        self._committing: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
+
+    # The life of a heart.
+
+    def start(self) -> None:
+        """Begin to hear of ended sessions. Needs a running loop."""
+        self._watching = asyncio.create_task(self._watch(self._toucher.watch()))
+
+    def tick(self) -> None:
+        """Do what has come due; to be called every `TICK` seconds."""
+        now = self._clock.monotonic()
+        self._silent.turn(now)
+        self._deadlines.turn(now)
+        if self._unanswered and now >= self._retry_at:
+            lives, self._unanswered = self._unanswered, []
+            for live in lives:
+                self._enqueue(live)
+        while self._ends:
+            key, (when, _) = next(iter(self._ends.items()))
+            if now < when + REMEMBER_ENDS:
+                break
+            del self._ends[key]
+
+    async def stop(self) -> None:
+        """Close all pages, and write down what they have earned."""
+        for live in list(self._lives.values()):
+            for page in live.pages:
+                page.socket.close(CloseCode.RESTART, "the server restarts")
+                self.leave(page)
+        if self._committing is not None:
+            await self._committing
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+
+    @property
+    def sessions(self) -> int:
+        """How many sessions have pages here."""
+        return len(self._lives)
+
+    # Pages.
+
+    def join(self, ticket: Ticket, socket: Socket, read_at: float) -> Page:
+        """Let a page in.
+
+        Args:
+            ticket: its session.
+            socket: how to reach it.
+            read_at: monotonic time before the store was asked for the ticket.
+        """
+        page = Page(self._live(ticket, read_at), socket)
+        page.live.pages += (page,)
+        return page
+
+    def on_open(self, page: Page) -> None:
+        """Greet a page; the first that it hears."""
+        live = page.live
+        if live.over is not None:
+            self._tell_end(page, live.over)
+            return
+        now = self._clock.monotonic()
+        page.socket.send(encode(live.hello(now, self._spread)))
+        page.due = now + live.policy.ping_interval * 1.25
+        self._silent.add(page, page.due)
+        self._time(live)
+        self.counts.opens += 1
+        self._call(self._hooks.on_open, page)
+
+    def on_ping(self, page: Page, ping: Ping) -> None:
+        """Answer a ping: at once from the store's last word, or with the next batch."""
+        live = page.live
+        if live.over is not None:
+            return
+        now = self._clock.monotonic()
+        data = self._heard(page, ping, now)
+        if live.must_ask(now):
+            self._enqueue(live, Waiting(page, ping.n, data))
+        else:
+            self._beat(page, ping.n, now, data)
+
+    def on_close(self, page: Page, code: int) -> None:
+        """A page's connection is over."""
+        self.leave(page)
+
+    def leave(self, page: Page) -> None:
+        """Forget a page. When a session's last one leaves, what it has earned is written down."""
+        live = page.live
+        if page in live.pages:
+            live.pages = tuple(other for other in live.pages if other is not page)
+            self._settle(live)
+
+    async def ping_once(self, ticket: Ticket, ping: Ping, read_at: float) -> bytes:
+        """Answer a ping that came by itself, over HTTP; always with the store's word.
+
+        Returns:
+            The encoded `beat`, `wait` or `end`.
+        """
+        reply = _Reply()
+        page = Page(self._live(ticket, read_at), reply)
+        live = page.live
+        if live.over is not None:
+            self._tell_end(page, live.over)
+        else:
+            data = self._heard(page, ping, self._clock.monotonic())
+            self._enqueue(live, Waiting(page, ping.n, data))
+        return await reply.message
+
+    # What the app has to say.
+
+    def push(self, key: bytes, data: object) -> int:
+        """Send `data` to the pages of a session that are connected here; returns how many."""
+        live = self._lives.get(key)
+        return 0 if live is None else self._push([live], data)
+
+    def push_user(self, user: str, data: object) -> int:
+        """Send `data` to all pages of a user that are connected here; returns how many."""
+        return self._push((live for live in self._lives.values() if live.user == user), data)
+
+    def _push(self, lives: Iterable[Live], data: object) -> int:
+        message = encode(Push(data))
+        pages = [page for live in lives for page in live.pages]
+        for page in pages:
+            page.socket.send(message)
+        self.counts.pushes += len(pages)
+        return len(pages)
+
+    # Sessions.
+
+    def _live(self, ticket: Ticket, read_at: float) -> Live:
+        """The session of a ticket, known already or from now on."""
+        live = self._lives.get(ticket.key)
+        if live is None:
+            live = Live(ticket, read_at)
+            if ticket.key in self._ends:  # while the page's handshake was on its way
+                live.over = self._ends[ticket.key][1]
+            else:
+                self._lives[ticket.key] = live
+        elif read_at > live.confirmed_at:
+            live.confirm(ticket.left, read_at)
+        return live
+
+    def _heard(self, page: Page, ping: Ping, now: float) -> dict[str, Any] | None:
+        """Record a ping; returns what the app adds to its beat."""
+        self.counts.pings += 1
+        if not page.heard(ping, now):
+            return None  # an old one, or a repeated one: it changes nothing
+        page.live.heard(ping, now)
+        hook = self._hooks.on_ping
+        return None if hook is None else self._call(hook, page, ping)
+
+    def _beat(self, page: Page, n: int, now: float, data: dict[str, Any] | None) -> None:
+        self.counts.beats += 1
+        page.socket.send(encode(page.live.beat(n, now, data)))
+
+    def _settle(self, live: Live) -> None:
+        """Let go of a session without pages, but not of what they have earned."""
+        if live.pages or live.queued or live.over is not None:
+            return
+        if live.debt > LEAST_DEBT:
+            self._enqueue(live)
+        elif self._lives.get(live.key) is live:
+            del self._lives[live.key]
+
+    def _time(self, live: Live) -> None:
+        """Hang a session on the wheel until its next warning or end."""
+        moment = live.next_at
+        if not live.timed and isfinite(moment):
+            live.timed = True
+            self._deadlines.add(live, moment)
+
+    def _deadline_is_near(self, live: Live, now: float) -> float | None:
+        """A warning or the end is due, unless the store has a later deadline by now: ask it."""
+        if live.over is None and live.pages:
+            if now < live.next_at:
+                return live.next_at
+            self._enqueue(live)
+        live.timed = False
+        return None
+
+    def _page_is_silent(self, page: Page, now: float) -> float | None:
+        """Ask a page whose ping is overdue; let go of one that does not answer."""
+        if page not in page.live.pages:
+            return None
+        if now < page.due:
+            return page.due
+        if page.asks == 2:
+            page.socket.close(CloseCode.NO_ANSWER, "no answer")
+            return None
+        page.asks += 1
+        self.counts.asks += 1
+        page.socket.send(_ASK)
+        page.due = now + page.live.policy.ping_interval
+        return page.due
+
+    def _end(self, live: Live, reason: Reason) -> None:
+        live.over = reason
+        self._lives.pop(live.key, None)
+        pages, live.pages = live.pages, ()
+        for page in pages:
+            self._tell_end(page, reason)
+        self.counts.ends[reason] += 1
+        self._call(self._hooks.on_end, live, reason)
+
+    def _tell_end(self, page: Page, reason: Reason) -> None:
+        if reason is not Reason.ROTATED:  # then the browser has a new cookie to come back with
+            page.socket.send(encode(End(reason, self._login)))
+        page.socket.close(CLOSE_CODE[reason], reason)
+
+    async def _watch(self, ends: AsyncIterator[Ended]) -> None:
+        async for key, reason in ends:
+            self._ends.pop(key, None)
+            self._ends[key] = (self._clock.monotonic(), reason)
+            live = self._lives.get(key)
+            if live is not None:
+                self._end(live, reason)
+
+    # Batches.
+
+    def _enqueue(self, live: Live, *waiting: Waiting) -> None:
+        live.waiting += waiting
+        if not live.queued:
+            live.queued = True
+            self._queue.append(live)
+        if self._committing is None:
+            self._committing = asyncio.create_task(self._commit())
+
+    async def _commit(self) -> None:
+        """Write batch after batch until nothing waits.
+
+        A task's first step comes after all that this turn of the event loop has received.
+        """
+        try:
+            while self._queue:
+                batch, self._queue = self._queue[:MAX_BATCH], self._queue[MAX_BATCH:]
+                now = self._clock.monotonic()
+                try:
+                    async with asyncio.timeout(STORE_TIMEOUT):
+                        taken = [(live, self._take(live)) for live in batch]
+                        results = await self._toucher.touch([live.touch(now) for live in batch])
+                except (StoreUnavailable, TimeoutError) as error:
+                    self._store_is_down(taken, error)
+                else:
+                    self.counts.batches += 1
+                    self.counts.touches += len(batch)
+                    for (live, waiting), result in zip(taken, results, strict=True):
+                        self._confirm(live, waiting, result, now)
+        finally:
+            self._committing = None
+
+    @staticmethod
+    def _take(live: Live) -> tuple[Waiting, ...]:
+        """Take a session out of the queue together with the pings that wait for it."""
+        waiting, live.waiting = live.waiting, ()
+        live.queued = False
+        return waiting
+
+    def _confirm(
+        self, live: Live, waiting: Sequence[Waiting], result: Left | Reason, asked_at: float
+    ) -> None:
+        """Act on the store's word for one session of a batch."""
+        if live.over is None and isinstance(result, Reason):
+            self._end(live, result)
+        if live.over is not None:
+            for page, _, _ in waiting:
+                self._tell_end(page, live.over)
+            return
+        assert isinstance(result, Left)
+        live.confirm(result, asked_at)
+        now = self._clock.monotonic()
+        for page, n, data in waiting:
+            self._beat(page, n, now, data)
+        if live.pages:
+            if now >= live.warns_at and not live.warned:
+                self._warn(live, now)
+            self._time(live)
+        self._settle(live)
+
+    def _warn(self, live: Live, now: float) -> None:
+        live.warned = True
+        warning = live.warning(now)
+        message = encode(warning)
+        for page in live.pages:
+            page.socket.send(message)
+        self.counts.warnings += 1
+        self._call(self._hooks.on_warning, live, warning)
+
+    def _store_is_down(self, taken: list[tuple[Live, tuple[Waiting, ...]]], error: Exception) -> None:
+        """No beat, no extension, no end: whoever waits is told so, also behind this batch."""
+        behind, self._queue = self._queue, []
+        taken += [(live, self._take(live)) for live in behind]
+        log.warning(
+            "the session store confirmed none of %d touches; trying again: %s",
+            len(taken), error or "no answer in time",
+        )  # fmt: skip
+        self._retry_at = self._clock.monotonic() + 1.0
+        for live, waiting in taken:
+            for page, n, _ in waiting:
+                wait = Wait(n, retry_in=round(uniform(1.0, 3.0), 1), why="store")  # noqa: S311 - spreads load
+                page.socket.send(encode(wait))
+            self.counts.waits += len(waiting)
+            if not waiting:  # nobody will ask for these again
+                self._unanswered.append(live)
+
+    def _call(self, hook: Callable[..., Any] | None, *args: object) -> Any:
+        if hook is None:
+            return None
+        try:
+            return hook(*args)
+        except Exception:
+            log.exception("the app's hook %s failed", getattr(hook, "__name__", hook))
+            return None
+
+
+class _Reply:
+    """Stands in for the socket of a page that is a single HTTP request."""
+
+    def __init__(self) -> None:
+        self.message: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def send(self, message: bytes) -> None:
+        if not self.message.done():
+            self.message.set_result(message)
+
+    def close(self, code: int, reason: str = "") -> None:
+        # Closed without a word: the browser has a new cookie and shall ask again with that.
+        self.send(encode(Wait(0, retry_in=1.0, why=reason)))

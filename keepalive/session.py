@@ -1,0 +1,227 @@
+"""`KeepaliveStorage`: an aiohttp-session storage on a session store.
+
+A drop-in: handlers go on using `get_session` and `new_session`. The browser holds a random id,
+sealed; the store holds the session under the id's hash. Saves only update, so a slow request
+never brings back a session that was logged out meanwhile; a login always gets a new id.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from secrets import token_urlsafe
+from typing import Any, TypeVar
+
+from aiohttp import web
+from aiohttp_session import AbstractStorage, Session
+
+from .errors import StoreUnavailable
+from .policy import Policy, Reason
+from .seal import Seal
+from .stores import SessionStore
+from .touchers import Ticket, Touch, key_of
+
+PASSIVE_HEADER = "X-Keepalive"
+PASSIVE_VALUE = "passive"
+_PASSIVE_MARK = "__keepalive_passive__"
+_Handler = TypeVar("_Handler", bound=Callable[..., object])
+
+ChoosePolicy = Callable[[Mapping[str, Any]], Policy]
+"""Chooses the rules of a session by its data."""
+
+# What this request's session was when it was loaded: its key, and whose it was.
+_LOADED = web.RequestKey("keepalive_loaded", tuple[bytes, str | None])
+
+
+def passive(handler: _Handler) -> _Handler:
+    """Mark a handler whose requests do not extend the session: a background poller's, say.
+
+    A page can ask for the same with the header `X-Keepalive: passive`.
+    """
+    setattr(handler, _PASSIVE_MARK, True)
+    return handler
+
+
+def is_passive(request: web.Request) -> bool:
+    """Whether a request is not to extend its session."""
+    return request.headers.get(PASSIVE_HEADER, "").lower() == PASSIVE_VALUE or hasattr(
+        request.match_info.handler, _PASSIVE_MARK
+    )
+
+
+class KeepaliveStorage(AbstractStorage):
+    """Keeps aiohttp-session's sessions in a `SessionStore`.
+
+    Args:
+        store: where they live; `keepalive.setup` opens and closes it with the app.
+        policy: their rules, or a function that chooses them by a session's data.
+        seal: seals the cookies. By default with the keys in `KEEPALIVE_SECRET`, or those in the
+            file `secret` beside the store's database, which is made once; a store that has no file
+            and so forgets its sessions with the process gets a seal that does so too.
+        user_key: the item of a session that says whose it is. When it changes, that is a login:
+            the session gets a new id and the old one ends.
+        cookie_name: gets the prefix `__Host-` on https.
+        secure: whether browsers reach the app by https; by default what aiohttp makes of the
+            request. Behind a proxy that ends TLS, say `True`.
+
+    Raises:
+        SettingError: the secret is missing or malformed.
+    """
+
+    def __init__(
+        self,
+        store: SessionStore,
+        policy: Policy | ChoosePolicy | None = None,
+        *,
+        seal: Seal | None = None,
+        user_key: str = "user",
+        cookie_name: str = "keepalive",
+        secure: bool | None = None,
+    ) -> None:
+        super().__init__(cookie_name=cookie_name, secure=secure, samesite="Lax")
+        self.toucher = store
+        self._store = store
+        self._policy = policy or Policy()
+        self._seal = seal or _seal_for(store)
+        self.user_key = user_key
+        self._secure = secure
+
+    # What aiohttp-session calls.
+
+    async def load_session(self, request: web.Request) -> Session:
+        """The session of a request; extends its idle deadline unless the request is passive."""
+        session_id = self._id_in(request)
+        if session_id is None:
+            return await self.new_session()
+        key = key_of(session_id)
+        try:
+            found = await self._store.load(key)
+            if isinstance(found, Reason):
+                return await self.new_session()
+            data = self._decoder(found.data.decode())
+            policy = self._policy_for(data)
+            gain = min(policy.idle_timeout, found.left.absolute) - found.left.idle
+            if gain >= policy.touch_every and not is_passive(request):
+                (left,) = await self._store.touch([Touch(key, policy.idle_timeout, idle=0.0)])
+                if isinstance(left, Reason):
+                    return await self.new_session()
+        except StoreUnavailable as error:
+            raise _unavailable() from error
+        request[_LOADED] = key, found.user
+        return Session(session_id, data={"created": int(found.created), "session": data}, new=False)
+
+    async def save_session(
+        self, request: web.Request, response: web.StreamResponse, session: Session
+    ) -> None:
+        """Write what a handler has changed, and end or rotate where that is what it has done."""
+        loaded, former_user = request.get(_LOADED, (None, None))
+        if loaded is None and (presented := self._id_in(request)) is not None:
+            loaded = key_of(presented)  # `new_session` does not load what was there before
+        try:
+            if session.empty:
+                if loaded is not None:
+                    await self._store.end(loaded, Reason.LOGOUT)
+                self._forget(request, response)
+                return
+            data = self._encoder(dict(session)).encode()
+            user = self._user_of(session)
+            if loaded is not None and not session.new and user == former_user:
+                if isinstance(await self._store.save(loaded, data=data, user=user), Reason):
+                    self._forget(request, response)  # it was ended while the request was under way
+                return
+            session_id = token_urlsafe(32)
+            new, policy = key_of(session_id), self._policy_for(session)
+            if loaded is None:
+                await self._store.create(new, data=data, user=user, policy=policy)
+            else:
+                await self._store.rotate(loaded, new, data=data, user=user, policy=policy)
+        except StoreUnavailable as error:
+            raise _unavailable() from error
+        request[_LOADED] = new, user
+        secure = self._is_secure(request)
+        response.set_cookie(
+            self._name(secure),
+            self._seal.seal(session_id),
+            path="/",
+            httponly=True,
+            samesite="Lax",
+            secure=secure,
+        )
+
+    # What `keepalive.web` calls.
+
+    async def admit(self, request: web.Request, response: web.StreamResponse) -> Ticket | Reason:
+        """The session of a page that wants to connect; touches nothing.
+
+        Raises:
+            StoreUnavailable: nothing is known of the session.
+        """
+        key = await self.key(request)
+        if key is None:
+            return Reason.UNKNOWN
+        found = await self._store.load(key)
+        if isinstance(found, Reason):
+            return found
+        return Ticket(key, self._policy_of(found.data), found.user, found.left)
+
+    async def key(self, request: web.Request) -> bytes | None:
+        """The key of the session that a request presents, alive or not."""
+        session_id = self._id_in(request)
+        return None if session_id is None else key_of(session_id)
+
+    async def open(self) -> None:
+        await self._store.open()
+
+    async def close(self) -> None:
+        await self._store.close()
+
+    async def sweep(self) -> None:
+        await self._store.sweep()
+
+    async def end_user(self, user: str, reason: Reason, *, keep: bytes | None = None) -> int:
+        return await self._store.end_user(user, reason, keep=keep)
+
+    # The parts.
+
+    def _policy_for(self, data: Mapping[str, Any]) -> Policy:
+        return self._policy if isinstance(self._policy, Policy) else self._policy(data)
+
+    def _policy_of(self, encoded: bytes) -> Policy:
+        return (
+            self._policy
+            if isinstance(self._policy, Policy)
+            else self._policy(self._decoder(encoded.decode()))
+        )
+
+    def _user_of(self, session: Session) -> str | None:
+        user = session.get(self.user_key)
+        return None if user is None else str(user)
+
+    def _is_secure(self, request: web.Request) -> bool:
+        return request.secure if self._secure is None else self._secure
+
+    def _name(self, secure: bool) -> str:
+        return f"__Host-{self.cookie_name}" if secure else self.cookie_name
+
+    def _id_in(self, request: web.Request) -> str | None:
+        sealed = request.cookies.get(self._name(self._is_secure(request)))
+        return None if sealed is None else self._seal.open(sealed)
+
+    def _forget(self, request: web.Request, response: web.StreamResponse) -> None:
+        secure = self._is_secure(request)
+        response.del_cookie(self._name(secure), path="/", secure=secure, httponly=True, samesite="Lax")
+
+
+def _seal_for(store: SessionStore) -> Seal:
+    path = getattr(store, "path", None)
+    if path is None:
+        return (
+            Seal.parse(os.environ["KEEPALIVE_SECRET"]) if "KEEPALIVE_SECRET" in os.environ else Seal.fresh()
+        )
+    return Seal.find(os.environ, Path(path).with_name("secret"), make=True)
+
+
+def _unavailable() -> web.HTTPServiceUnavailable:
+    return web.HTTPServiceUnavailable(
+        headers={"Retry-After": "2"},
+        text="The session store is not available. Please try again in a moment.\n",
+    )

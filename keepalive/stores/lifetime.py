@@ -1,0 +1,66 @@
+"""`Lifetime`: when a session was used, until when it lives, and why it no longer does.
+
+Pure; the stores that keep sessions in this process or in a file share it, so that they cannot
+differ in a rule. All times are wall times of the store's clock, in seconds.
+"""
+
+from dataclasses import dataclass
+from math import isfinite
+from typing import Self
+
+from ..policy import Policy, Reason, extended, is_evidence, verdict
+from ..touchers import Left, Touch
+
+KEEP_OVER = 86400.0
+"""For how many seconds a session that is over is remembered at least, so that a page that wakes up
+late, or comes right after the absolute deadline, hears the reason rather than `unknown`."""
+
+
+@dataclass(slots=True)
+class Lifetime:
+    """The times of one session. `idle_at` is never beyond `absolute_at`, which may be `inf`."""
+
+    last_seen: float
+    last_active: float
+    idle_at: float
+    absolute_at: float
+    ended_at: float | None = None
+    reason: Reason | None = None
+    """Why it was ended; deadlines that pass by themselves leave no mark."""
+
+    @classmethod
+    def begin(cls, now: float, policy: Policy) -> Self:
+        """The lifetime of a session that someone signs in to `now`."""
+        return cls(now, now, *policy.deadlines(now))
+
+    def over(self, now: float) -> Reason | None:
+        """Why the session is over at `now`; `None` while it lives."""
+        return self.reason or verdict(now, self.idle_at, self.absolute_at)
+
+    def left(self, now: float) -> Left | Reason:
+        """What remains at `now`, or why the session is over."""
+        return self.over(now) or Left(self.idle_at - now, self.absolute_at - now)
+
+    def touch(self, now: float, line: Touch) -> Left | Reason:
+        """Apply a line of a batch; what is over stays over."""
+        if self.over(now) is None and (line.keep is not None or line.idle is not None):
+            self.last_seen = now
+            if line.keep is not None:
+                self.idle_at = extended(self.idle_at, self.absolute_at, now + line.keep)
+            if is_evidence(line.idle):
+                self.last_active = max(self.last_active, now - line.idle)
+        return self.left(now)
+
+    def end(self, now: float, reason: Reason) -> bool:
+        """End the session unless it is over already; the first reason stands. Whether it lived."""
+        if self.over(now) is not None:
+            return False
+        self.ended_at = now
+        self.reason = reason
+        return True
+
+    def forgettable(self, now: float) -> bool:
+        """Whether no one can ask for it any more: past the absolute deadline, and over for long."""
+        over_at = self.idle_at if self.ended_at is None else self.ended_at
+        past_absolute = now >= self.absolute_at or not isfinite(self.absolute_at)
+        return past_absolute and now >= over_at + KEEP_OVER

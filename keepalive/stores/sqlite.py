@@ -1,0 +1,260 @@
+"""`SqliteStore`: sessions in one SQLite file, shared by the processes of one machine."""
+
+import json
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from math import inf
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..clock import Clock
+from ..errors import StoreError, StoreUnavailable
+from ..policy import Policy, Reason
+from ..touchers import Ended, Left, Touch
+from . import Record
+from .lifetime import KEEP_OVER, Lifetime
+from .sqlite_thread import Safety, SqliteThread
+from .watches import Watches
+
+_FIND = """
+SELECT last_seen, last_active, idle_at, absolute_at, ended_at, reason
+FROM sessions
+WHERE key = ?
+"""
+_LOAD = """
+SELECT last_seen, last_active, idle_at, absolute_at, ended_at, reason, user, created, data
+FROM sessions LEFT JOIN contents USING (key)
+WHERE key = ?
+"""
+# A batch takes two statements, however long it is, and each gives one row at most: between any two
+# rows sqlite3 lets go of the GIL, and under a busy event loop each return of it takes up to 5 ms.
+# JSON cannot hold bytes, so the keys come as one blob beside it, 32 bytes each.
+_FIND_BATCH = """
+SELECT json_group_array(
+    json_array(line.value, last_seen, last_active, idle_at, absolute_at, ended_at, reason)
+)
+FROM json_each(:lines) AS line
+JOIN sessions ON sessions.key = substr(:keys, 1 + 32 * line.value, 32)
+"""
+_MOVE_BATCH = """
+UPDATE sessions
+SET last_seen = :now,
+    last_active = json_extract(line.value, '$[0]'),
+    idle_at = json_extract(line.value, '$[1]')
+FROM json_each(:lines) AS line
+WHERE sessions.key = substr(:keys, 1 + 32 * line.key, 32)
+"""
+# Lifetime.forgettable, for all.
+_FORGET = """
+DELETE FROM sessions
+WHERE coalesce(ended_at, idle_at) <= :long_ago AND (absolute_at IS NULL OR absolute_at <= :now)
+"""
+
+Result = TypeVar("Result")
+
+
+class SqliteStore:
+    """A `SessionStore` in a file, with a write-ahead log.
+
+    `create`, `rotate`, `end` and `end_user` survive a power cut, all else the death of the
+    process. Ends of other processes are seen within a tenth of a second.
+
+    Args:
+        path: the database file; made, with its folder, when the store is opened first.
+        clock: whose wall time decides.
+    """
+
+    def __init__(self, path: str | Path, clock: Clock) -> None:
+        self._path = Path(path).absolute()
+        self._clock = clock
+        self._watches = Watches()
+        self._thread: SqliteThread | None = None
+
+    async def open(self) -> None:
+        thread = SqliteThread(self._path, self._watches)
+        await thread.start()
+        self._thread = thread
+
+    async def close(self) -> None:
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            await thread.stop()
+        self._watches.finish()
+
+    async def create(self, key: bytes, *, data: bytes, user: str | None, policy: Policy) -> Left:
+        def work(db: sqlite3.Connection) -> Left:
+            return _create(db, self._clock.wall(), key, data=data, user=user, policy=policy)
+
+        return await self._run(work, Safety.FULL)
+
+    async def load(self, key: bytes) -> Record | Reason:
+        def work(db: sqlite3.Connection) -> Record | Reason:
+            row = db.execute(_LOAD, (key,)).fetchone()
+            if row is None:
+                return Reason.UNKNOWN
+            *times, user, created, data = row
+            left = _lifetime(times).left(self._clock.wall())
+            return left if isinstance(left, Reason) else Record(data, user, _seconds(created), left)
+
+        return await self._run(work, Safety.READ)
+
+    async def save(self, key: bytes, *, data: bytes, user: str | None) -> Left | Reason:
+        def work(db: sqlite3.Connection) -> Left | Reason:
+            left = _left(db, self._clock.wall(), key)
+            if isinstance(left, Left):
+                db.execute("UPDATE sessions SET user = ? WHERE key = ? AND user IS NOT ?", (user, key, user))
+                db.execute("UPDATE contents SET data = ? WHERE key = ?", (data, key))
+            return left
+
+        return await self._run(work, Safety.NORMAL)
+
+    async def peek(self, key: bytes) -> Left | Reason:
+        return await self._run(lambda db: _left(db, self._clock.wall(), key), Safety.READ)
+
+    async def touch(self, batch: Sequence[Touch]) -> Sequence[Left | Reason]:
+        asks_only = all(line.keep is None and line.idle is None for line in batch)
+        return await self._run(
+            lambda db: _touch(db, self._clock.wall(), batch), Safety.READ if asks_only else Safety.NORMAL
+        )
+
+    async def end(self, key: bytes, reason: Reason) -> bool:
+        return await self._run(lambda db: _end(db, self._clock.wall(), [key], reason) == 1, Safety.FULL)
+
+    async def rotate(self, old: bytes, new: bytes, *, data: bytes, user: str | None, policy: Policy) -> Left:
+        def work(db: sqlite3.Connection) -> Left:
+            now = self._clock.wall()
+            left = _create(db, now, new, data=data, user=user, policy=policy)
+            _end(db, now, [old], Reason.ROTATED)
+            return left
+
+        return await self._run(work, Safety.FULL)
+
+    async def end_user(self, user: str, reason: Reason, *, keep: bytes | None = None) -> int:
+        def work(db: sqlite3.Connection) -> int:
+            keys = db.execute(
+                "SELECT key FROM sessions WHERE user = ? AND key IS NOT ?", (user, keep)
+            ).fetchall()
+            return _end(db, self._clock.wall(), [key for (key,) in keys], reason)
+
+        return await self._run(work, Safety.FULL)
+
+    async def sweep(self) -> int:
+        return await self._run(lambda db: _sweep(db, self._clock.wall()), Safety.NORMAL)
+
+    def watch(self) -> AsyncIterator[Ended]:
+        thread = self._running()
+        watch = self._watches.add()
+        # The thread may be asleep. Whatever is asked of it after this, it watches before it answers.
+        thread.submit(lambda db: None, Safety.READ)
+        return watch
+
+    def _running(self) -> SqliteThread:
+        if self._thread is None:
+            raise StoreUnavailable("the session store is not open", "await open() first")
+        return self._thread
+
+    async def _run(self, work: Callable[[sqlite3.Connection], Result], safety: Safety) -> Result:
+        return await self._running().submit(work, safety)
+
+
+def _create(
+    db: sqlite3.Connection, now: float, key: bytes, *, data: bytes, user: str | None, policy: Policy
+) -> Left:
+    if db.execute("SELECT 1 FROM sessions WHERE key = ?", (key,)).fetchone():
+        raise StoreError("a session with this key exists", "make a fresh random id for every session")
+    life = Lifetime.begin(now, policy)
+    db.execute(
+        "INSERT INTO sessions (key, user, created, last_seen, last_active, idle_at, absolute_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            key,
+            user,
+            _micros(now),
+            _micros(life.last_seen),
+            _micros(life.last_active),
+            _micros(life.idle_at),
+            _micros(life.absolute_at),
+        ),
+    )
+    db.execute("INSERT INTO contents (key, data) VALUES (?, ?)", (key, data))
+    return Left(life.idle_at - now, life.absolute_at - now)
+
+
+def _find(db: sqlite3.Connection, key: bytes) -> Lifetime | None:
+    row = db.execute(_FIND, (key,)).fetchone()
+    return None if row is None else _lifetime(row)
+
+
+def _left(db: sqlite3.Connection, now: float, key: bytes) -> Left | Reason:
+    life = _find(db, key)
+    return Reason.UNKNOWN if life is None else life.left(now)
+
+
+def _touch(db: sqlite3.Connection, now: float, batch: Sequence[Touch]) -> list[Left | Reason]:
+    keys = list(dict.fromkeys(line.key for line in batch))
+    lines = json.dumps(list(range(len(keys))))
+    (found,) = db.execute(_FIND_BATCH, {"lines": lines, "keys": b"".join(keys)}).fetchone()
+    lives = {keys[number]: _lifetime(times) for number, *times in json.loads(found)}
+    results: list[Left | Reason] = []
+    moved: dict[bytes, Lifetime] = {}
+    for line in batch:
+        life = lives.get(line.key)
+        result = Reason.UNKNOWN if life is None else life.touch(now, line)
+        if life is not None and isinstance(result, Left):
+            moved[line.key] = life
+        results.append(result)
+    db.execute(
+        _MOVE_BATCH,
+        {
+            "now": _micros(now),
+            "lines": json.dumps(
+                [(_micros(life.last_active), _micros(life.idle_at)) for life in moved.values()]
+            ),
+            "keys": b"".join(moved),
+        },
+    )
+    return results
+
+
+def _end(db: sqlite3.Connection, now: float, keys: Iterable[bytes], reason: Reason) -> int:
+    """Turn those sessions that live into tombstones, without data or user; how many they were."""
+    ended = 0
+    for key in keys:
+        life = _find(db, key)
+        if life is not None and life.end(now, reason):
+            ended += 1
+            at = _micros(now)
+            db.execute(
+                "UPDATE sessions SET ended_at = ?, reason = ?, user = NULL WHERE key = ?", (at, reason, key)
+            )
+            db.execute("DELETE FROM contents WHERE key = ?", (key,))
+            db.execute("INSERT INTO ends (key, reason, ended_at) VALUES (?, ?, ?)", (key, reason, at))
+    return ended
+
+
+def _sweep(db: sqlite3.Connection, now: float) -> int:
+    times = {"now": _micros(now), "long_ago": _micros(now - KEEP_OVER)}
+    db.execute("DELETE FROM contents WHERE key IN (SELECT key FROM sessions WHERE idle_at <= :now)", times)
+    db.execute("DELETE FROM ends WHERE ended_at <= :long_ago", times)
+    return db.execute(_FORGET, times).rowcount
+
+
+def _lifetime(times: Sequence[Any]) -> Lifetime:
+    """From the first six columns of `_FIND` and its like."""
+    last_seen, last_active, idle_at, absolute_at, ended_at, reason = times
+    return Lifetime(
+        _seconds(last_seen),
+        _seconds(last_active),
+        _seconds(idle_at),
+        inf if absolute_at is None else _seconds(absolute_at),
+        None if ended_at is None else _seconds(ended_at),
+        None if reason is None else Reason(reason),
+    )
+
+
+def _micros(seconds: float) -> int | None:
+    return None if seconds == inf else round(seconds * 1e6)
+
+
+def _seconds(micros: int) -> float:
+    return micros / 1e6

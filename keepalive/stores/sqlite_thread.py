@@ -1,0 +1,189 @@
+"""`SqliteThread`: one thread, one connection, and everything that waits in one transaction."""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing, suppress
+from enum import IntEnum
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any, NamedTuple, TypeVar
+
+from ..errors import StoreError
+from ..policy import Reason
+from ..touchers import Ended
+from .sqlite_file import as_store_error, open_file
+from .watches import Watches
+
+_POLL = 0.05
+"""How often, in seconds, a thread looks for what other processes ended while someone watches."""
+
+Result = TypeVar("Result")
+
+
+class Safety(IntEnum):
+    """What a piece of work needs; the numbers of the writing ones are those of PRAGMA synchronous."""
+
+    READ = 0
+    """It only reads."""
+    NORMAL = 1
+    """Once acknowledged it survives the death of the process, but perhaps not of the power."""
+    FULL = 2
+    """It survives both."""
+
+
+class _Job(NamedTuple):
+    future: asyncio.Future[Any]
+    work: Callable[[sqlite3.Connection], Any]
+    safety: Safety
+
+
+class _Outcome(NamedTuple):
+    future: asyncio.Future[Any]
+    result: Any = None
+    error: Exception | None = None
+
+
+class SqliteThread:
+    """Runs pieces of work on a database, in groups.
+
+    What comes in while a group is under way forms the next one: first all that reads, then all
+    that writes, in a single transaction as safe as the most demanding of them needs it. Work may
+    raise a `StoreError` as long as it has changed nothing. The results of a group reach the event
+    loop with one wake-up.
+
+    Args:
+        path: the database file, absolute.
+        watches: who hears of the ends that any process writes to the file.
+    """
+
+    def __init__(self, path: Path, watches: Watches) -> None:
+        self._path = path
+        self._watches = watches
+        self._seen: int | None = None  # the number of the last end told; None while nobody watches
+        self._loop = asyncio.get_running_loop()
+        self._opened: asyncio.Future[None] = self._loop.create_future()
+        self._closed: asyncio.Future[None] = self._loop.create_future()
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._thread = Thread(target=self._main, name="keepalive-sqlite", daemon=True)
+
+    async def start(self) -> None:
+        """Open the database; raises what `open_file` raises."""
+        self._thread.start()
+        try:
+            await self._opened
+        except BaseException:
+            self._jobs.put(None)  # a caller who was cancelled leaves no thread behind
+            raise
+
+    async def stop(self) -> None:
+        """Finish what was asked for, close the database and end the thread."""
+        self._jobs.put(None)
+        await self._closed
+        self._thread.join()
+
+    def submit(self, work: Callable[[sqlite3.Connection], Result], safety: Safety) -> asyncio.Future[Result]:
+        """Queue a piece of work. To cancel the future does not call it off."""
+        future: asyncio.Future[Result] = self._loop.create_future()
+        self._jobs.put(_Job(future, work, safety))
+        return future
+
+    # All below runs in the thread, but for _answer and _opened's and _closed's setters.
+
+    def _main(self) -> None:
+        try:
+            db = open_file(self._path)
+        except Exception as error:
+            self._loop.call_soon_threadsafe(self._answer, [_Outcome(self._opened, error=error)], [])
+            return
+        self._loop.call_soon_threadsafe(self._answer, [_Outcome(self._opened)], [])
+        with closing(db):
+            while self._serve(db):
+                pass
+        self._loop.call_soon_threadsafe(self._answer, [_Outcome(self._closed)], [])
+
+    def _serve(self, db: sqlite3.Connection) -> bool:
+        """Do all that waits as one group; whether there may be more to come."""
+        waiting = self._take()
+        jobs = [job for job in waiting if job is not None]
+        self._begin_to_watch(db)  # ahead of all that was submitted after the call of watch()
+        outcomes = [self._attempt(db, job) for job in jobs if job.safety is Safety.READ]
+        if writes := [job for job in jobs if job.safety is not Safety.READ]:
+            outcomes += self._write(db, writes)
+        ended = self._news(db)
+        if outcomes or ended:
+            self._loop.call_soon_threadsafe(self._answer, outcomes, ended)
+        return len(jobs) == len(waiting)
+
+    def _take(self) -> list[_Job | None]:
+        try:
+            jobs = [self._jobs.get(timeout=_POLL if self._watches else None)]
+        except Empty:
+            return []
+        while not self._jobs.empty():
+            jobs.append(self._jobs.get())
+        return jobs
+
+    def _attempt(self, db: sqlite3.Connection, job: _Job) -> _Outcome:
+        try:
+            return _Outcome(job.future, job.work(db))
+        except StoreError as error:
+            return _Outcome(job.future, error=error)
+        except Exception as error:
+            if db.in_transaction:
+                raise
+            return _Outcome(job.future, error=self._explained(error))
+
+    def _write(self, db: sqlite3.Connection, jobs: list[_Job]) -> list[_Outcome]:
+        try:
+            # PRAGMA synchronous is fixed while a transaction runs.
+            db.execute(f"PRAGMA synchronous = {max(job.safety for job in jobs):d}")
+            db.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            return [_Outcome(job.future, error=self._explained(error)) for job in jobs]
+        try:
+            outcomes = [self._attempt(db, job) for job in jobs]
+            db.execute("COMMIT")
+        except Exception as error:
+            with suppress(sqlite3.Error):  # SQLite may have rolled back by itself
+                db.execute("ROLLBACK")
+            if len(jobs) == 1:
+                return [_Outcome(jobs[0].future, error=self._explained(error))]
+            # One that fails must not take the others with it: each on its own.
+            return [outcome for job in jobs for outcome in self._write(db, [job])]
+        return outcomes
+
+    def _explained(self, error: Exception) -> Exception:
+        return as_store_error(error, self._path) if isinstance(error, sqlite3.Error) else error
+
+    def _begin_to_watch(self, db: sqlite3.Connection) -> None:
+        if not self._watches:
+            self._seen = None
+        elif self._seen is None:
+            with suppress(sqlite3.Error):
+                (self._seen,) = db.execute("SELECT coalesce(max(number), 0) FROM ends").fetchone()
+
+    def _news(self, db: sqlite3.Connection) -> list[Ended]:
+        """What any process ended since the last look; an error only puts it off to the next."""
+        if self._seen is None:
+            return []
+        try:
+            rows = db.execute(
+                "SELECT number, key, reason FROM ends WHERE number > ? ORDER BY number", (self._seen,)
+            ).fetchall()
+        except sqlite3.Error:
+            return []
+        if rows:
+            self._seen = rows[-1][0]
+        return [Ended(key, Reason(reason)) for _, key, reason in rows]
+
+    def _answer(self, outcomes: list[_Outcome], ended: list[Ended]) -> None:
+        for future, result, error in outcomes:
+            if future.done():
+                continue  # the caller was cancelled
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+        self._watches.tell(ended)

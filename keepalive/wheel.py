@@ -1,0 +1,56 @@
+"""A timer wheel: one timer for all deadlines of a kind, however many there are.
+
+Pure; time is an argument. Deadlines here mostly move later, so nothing is ever rescheduled: what
+comes due too early says when it wants to be asked again (Varghese & Lauck, "Hashed and
+Hierarchical Timing Wheels", 1987, the simple scheme).
+"""
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Wheel(Generic[T]):
+    """Hands each item to `on_time` when its time has come, never early.
+
+    Args:
+        now: monotonic seconds.
+        on_time: called with the item and with what `turn` was given; returns when the item wants
+            to be asked again, or `None` to be forgotten.
+        resolution: how late a call may be, in seconds.
+    """
+
+    __slots__ = ("_on_time", "_resolution", "_slots", "_turned")
+
+    def __init__(
+        self, now: float, on_time: Callable[[T, float], float | None], resolution: float = 0.1
+    ) -> None:
+        self._on_time = on_time
+        self._resolution = resolution
+        self._slots: dict[int, list[T]] = {}
+        self._turned = int(now / resolution)
+
+    def add(self, item: T, when: float) -> None:
+        """Have `item` called at `when`, or up to one resolution later."""
+        slot = max(int(when / self._resolution), self._turned) + 1
+        items = self._slots.get(slot)
+        if items is None:
+            self._slots[slot] = [item]
+        else:
+            items.append(item)
+
+    def turn(self, now: float) -> None:
+        """Call all whose time has come, in the order of their times."""
+        until = int(now / self._resolution)
+        passed = range(self._turned + 1, until + 1)
+        if len(passed) > len(self._slots):  # after a long sleep most of them are empty
+            due = sorted(slot for slot in self._slots if slot <= until)
+        else:
+            due = [slot for slot in passed if slot in self._slots]
+        self._turned = max(self._turned, until)
+        for slot in due:
+            for item in self._slots.pop(slot):
+                again = self._on_time(item, now)
+                if again is not None:
+                    self.add(item, again)

@@ -1,0 +1,239 @@
+"""Real processes: a supervisor in one, its workers in others, and signals between them."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from keepalive import workers
+from keepalive.errors import KeepaliveError, SettingError
+from keepalive.workers import Work, bind, supervise
+
+ROOT = Path(__file__).parent.parent
+DEADLINE = 30.0
+
+
+def answer(listener: socket.socket, ready: Callable[[], None]) -> int:
+    """A worker that tells every connection its process id."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    return _answer(listener, ready)
+
+
+def answer_deaf(listener: socket.socket, ready: Callable[[], None]) -> int:
+    """The same, but deaf to SIGTERM."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return _answer(listener, ready)
+
+
+def _answer(listener: socket.socket, ready: Callable[[], None]) -> int:
+    listener.listen()
+    ready()
+    while True:
+        peer, _ = listener.accept()
+        with peer:
+            peer.sendall(b"%d" % os.getpid())
+
+
+def give_up(listener: socket.socket, ready: Callable[[], None]) -> int:
+    """A worker that cannot start, and says why."""
+    sys.stderr.write("no store\n")
+    return 3
+
+
+def think(listener: socket.socket, ready: Callable[[], None]) -> int:
+    """A worker that never gets ready."""
+    sys.stderr.write("thinking\n")
+    sys.stderr.flush()
+    signal.pause()
+    return 0
+
+
+def parent(work: str, count: str, grace: str, long_lived: str) -> int:
+    """What runs in the process of the supervisor."""
+    workers._GRACE = float(grace)
+    workers._LONG_LIVED = float(long_lived)
+    return supervise(
+        globals()[work],
+        int(count),
+        "127.0.0.1",
+        0,
+        ready=lambda port: print(port, flush=True),
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+
+
+class Supervisor:
+    """A supervisor in a process of its own, and what it says."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+
+    def port(self) -> int:
+        assert self.process.stdout
+        return int(self.process.stdout.readline())
+
+    def line(self) -> str:
+        assert self.process.stderr
+        return self.process.stderr.readline().strip()
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(DEADLINE)
+
+
+@contextmanager
+def supervisor(
+    work: Work, *, count: int = 2, grace: float = DEADLINE, long_lived: float = DEADLINE
+) -> Iterator[Supervisor]:
+    code = "import sys; from tests.test_workers import parent; sys.exit(parent(*sys.argv[1:]))"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, getattr(work, "__name__"), str(count), str(grace), str(long_lived)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield Supervisor(process)
+        finally:
+            process.kill()
+
+
+def ask(port: int) -> int:
+    """The process id of the worker that a new connection reaches."""
+    with socket.create_connection(("127.0.0.1", port), DEADLINE) as peer:
+        return int(peer.recv(64))
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline, "did not come true in time"
+        time.sleep(0.01)
+
+
+def seen(port: int, count: int) -> set[int]:
+    """The ids of `count` different workers that answer on a port."""
+    found: set[int] = set()
+
+    def enough() -> bool:
+        found.add(ask(port))
+        return len(found) == count
+
+    until(enough)
+    return found
+
+
+def deaf(port: int) -> bool:
+    """Whether nobody listens on a port."""
+    try:
+        ask(port)
+    except OSError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_all_workers_serve_one_port_until_a_signal(number: signal.Signals) -> None:
+    with supervisor(answer, count=3) as one:
+        port = one.port()
+        assert one.process.pid not in seen(port, 3)
+        assert one.stop(number) == 0
+        assert deaf(port)
+        assert one.process.stdout and one.process.stdout.read() == ""
+        assert one.line() == ""
+
+
+def test_a_worker_that_dies_is_replaced_and_the_others_go_on() -> None:
+    with supervisor(answer) as one:
+        port = one.port()
+        killed, other = seen(port, 2)
+        os.kill(killed, signal.SIGKILL)
+        assert one.line() == f"worker {killed} died with exit code -9; another starts in 1 s"
+        assert ask(port) == other
+        (fresh,) = seen(port, 2) - {other}
+        assert fresh != killed
+        # One that dies again and again is replaced ever more slowly.
+        os.kill(fresh, signal.SIGKILL)
+        assert one.line() == f"worker {fresh} died with exit code -9; another starts in 2 s"
+        assert one.stop() == 0
+
+
+def test_a_worker_that_had_lived_long_is_replaced_at_once() -> None:
+    with supervisor(answer, long_lived=0.0) as one:
+        port = one.port()
+        for _ in range(3):
+            killed = ask(port)
+            os.kill(killed, signal.SIGKILL)
+            assert one.line() == f"worker {killed} died with exit code -9; another starts in 0 s"
+            seen(port, 2)
+        assert one.stop() == 0
+
+
+def test_what_keeps_workers_from_starting_is_told_once() -> None:
+    with supervisor(give_up, count=4) as one:
+        assert one.process.wait(DEADLINE) == 3
+        assert one.process.stdout and one.process.stdout.read() == ""
+        assert one.process.stderr and one.process.stderr.read() == "no store\n"
+
+
+def test_a_signal_also_stops_workers_that_are_not_ready() -> None:
+    with supervisor(think) as one:
+        assert one.line() == "thinking"
+        assert one.stop() == 0
+
+
+def test_a_worker_that_does_not_stop_is_killed() -> None:
+    with supervisor(answer_deaf, grace=0.2) as one:
+        port = one.port()
+        assert one.stop() == 1
+        assert one.line() == "2 workers did not stop within 0.2 s and were killed"
+        assert deaf(port)
+
+
+def test_workers_leave_when_their_parent_was_killed() -> None:
+    with supervisor(answer) as one:
+        port = one.port()
+        seen(port, 2)
+        one.stop(signal.SIGKILL)
+        until(lambda: deaf(port))
+
+
+@pytest.mark.parametrize("strangers_share", [False, True])
+def test_a_port_that_is_taken_is_noticed(strangers_share: bool) -> None:
+    with bind("127.0.0.1", 0, shared=strangers_share) as stranger:
+        stranger.listen()
+        port = stranger.getsockname()[1]
+        sentence = f"cannot listen on port {port} of 127.0.0.1: Address already in use"
+        with pytest.raises(KeepaliveError, match=sentence):
+            supervise(answer, 2, "127.0.0.1", port, ready=unexpected, say=unexpected)
+        with pytest.raises(KeepaliveError, match=sentence):
+            bind("127.0.0.1", port)
+
+
+def unexpected(_: object) -> None:
+    pytest.fail("this was not to be called")
+
+
+@pytest.mark.parametrize("host", ["a..b", "192.0.2.1"])
+def test_a_host_that_is_not_ours_is_a_mistake_in_the_settings(host: str) -> None:
+    with pytest.raises(SettingError, match=f"host '{host}'"):
+        bind(host, 0)
+
+
+def test_a_name_that_has_two_addresses_is_taken_by_its_older_one() -> None:
+    with bind("localhost", 0) as taken:
+        assert taken.family is socket.AF_INET
+
+
+def test_a_system_that_cannot_share_ports_has_no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(socket, "SO_REUSEPORT")
+    with pytest.raises(SettingError, match="set workers to 1"):
+        supervise(answer, 2, "127.0.0.1", 0, ready=unexpected, say=unexpected)

@@ -1,0 +1,214 @@
+// @ts-check
+/** The demo page: signs in and out, and shows what the heart hears. */
+
+/** @typedef {import("../session-heart.js").SessionHeart} SessionHeart */
+
+const LOG_LENGTH = 60;
+
+/** @type {Record<string, string>} */
+const STATE = {
+  idle: "Not connected", connecting: "Connecting…", open: "Alive", polling: "Alive, by HTTP",
+  waiting: "Reconnecting…", offline: "Offline", frozen: "Paused", warning: "Ending soon", ended: "Over",
+};
+/** @type {Record<string, string>} */
+const SUMMARY = {
+  open: "Leave this page open: the session stays. Close it, and the idle timeout runs.",
+  polling: "WebSockets are blocked here, so each ping is an HTTP request.",
+  warning: "The session is near its end.",
+  waiting: "The server is out of reach. Nobody has been signed out: the page keeps trying.",
+  offline: "The network is gone. Nobody has been signed out: the page comes back with it.",
+  ended: "The session is over. What you see is what was here before.",
+};
+/** @type {Record<string, string>} */
+const MODE = {
+  presence: "an open page keeps the session alive",
+  activity: "only your own input keeps the session alive",
+  observe: "only requests of the app keep the session alive",
+};
+/** @type {Record<string, string[]>} */
+const OVER = {
+  idle: ["You were away", "The session ended because it was not used for longer than the idle timeout."],
+  absolute: ["Time is up", "The session reached its longest life. However active you are, it ends then."],
+  logout: ["You signed out", "The session was ended from another page or window."],
+  revoked: ["Signed out by the site", "The site has ended this session. If you do not know why, ask its operator."],
+  evicted: ["Signed in elsewhere", "Too many sessions were open under this name, and this one was the oldest."],
+  unknown: ["Please sign in again", "The server does not know this session any more."],
+};
+
+/** @template {HTMLElement} T @param {string} id @param {new () => T} type @returns {T} */
+function find(id, type) {
+  const element = document.getElementById(id);
+  if (element instanceof type) return element;
+  throw new TypeError(`the page has no ${type.name} #${id}`);
+}
+/** @param {string} id */
+const part = (id) => find(id, HTMLElement);
+
+const over = find("over", HTMLDialogElement);
+/** @type {SessionHeart | null} the large one; the small one in the corner shares its connection */
+let heart = null;
+/** @type {SessionHeart | null} */
+let corner = null;
+let leaving = false;
+let lastBeat = 0;
+/** @type {Record<string, number>} */
+const most = {};
+
+// What goes over the wire is written down where it passes.
+class Tapped extends WebSocket {
+  /** @param {string | URL} url @param {string | string[]} [protocols] */
+  constructor(url, protocols) {
+    super(url, protocols);
+    this.addEventListener("message", ({ data }) => log("←", data));
+    this.addEventListener("close", ({ code }) => log("×", `closed, ${code}`));
+  }
+  /** @param {string} text */
+  send(text) {
+    log("→", text);
+    super.send(text);
+  }
+}
+globalThis.WebSocket = Tapped;
+
+/** @param {string} arrow @param {string} text */
+function log(arrow, text) {
+  const line = document.createElement("li");
+  const time = document.createElement("time");
+  const direction = document.createElement("b");
+  const words = document.createElement("code");
+  time.textContent = new Date().toLocaleTimeString([], { hour12: false });
+  direction.textContent = arrow;
+  words.textContent = text;
+  line.append(time, direction, words);
+  const list = part("log");
+  list.prepend(line);
+  if (list.childElementCount > LOG_LENGTH) list.lastElementChild?.remove();
+}
+
+/** @param {number | null} seconds */
+function spell(seconds) {
+  if (seconds === null) return "–";
+  const whole = Math.ceil(seconds);
+  const [h, m, s] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
+  const two = (/** @type {number} */ n) => String(n).padStart(2, "0");
+  return h ? `${h}:${two(m)}:${two(s)}` : `${m}:${two(s)}`;
+}
+
+/** @param {string} name @param {number | null} left */
+function showClock(name, left) {
+  const none = left === null && heart?.keepalive?.mode;
+  part(name).textContent = none ? "no limit" : spell(left);
+  const bar = find(`${name}-bar`, HTMLProgressElement);
+  bar.max = most[name] = Math.max(most[name] ?? 1, left ?? 0);
+  bar.value = left ?? 0;
+}
+
+function show() {
+  if (!heart?.keepalive) return;
+  const { state } = heart;
+  const { expiresIn, endsIn, mode, warning } = heart.keepalive;
+  const ended = state === "ended";
+  part("state").textContent = STATE[state];
+  part("summary").textContent = SUMMARY[state] ?? "\u00a0";
+  part("last").textContent = lastBeat && !ended ? `last beat ${Math.round((Date.now() - lastBeat) / 1_000)} s ago` : "";
+  part("mode").textContent = mode ?? "–";
+  part("mode-means").textContent = MODE[mode ?? ""] ?? "";
+  showClock("idle", ended ? 0 : expiresIn);
+  showClock("absolute", ended ? 0 : endsIn);
+  const banner = part("warning");
+  banner.hidden = state !== "warning";
+  if (warning && banner.firstElementChild) {
+    const advice = warning.extendable ? "" : " Nothing can extend it: save your work.";
+    banner.firstElementChild.textContent = `The session ends in ${spell(expiresIn)}.${advice}`;
+    part("stay").hidden = !warning.extendable;
+  }
+}
+
+/** @param {string} reason */
+function conclude(reason) {
+  if (leaving) return;
+  const [title, why] = OVER[reason] ?? OVER.unknown;
+  part("over-title").textContent = title;
+  part("over-why").textContent = why;
+  find("again-name", HTMLInputElement).value = part("user").textContent ?? "";
+  if (!over.open) over.showModal();
+}
+
+/** @param {string} user */
+function enter(user) {
+  leaving = false;
+  for (const name in most) delete most[name];
+  part("user").textContent = user;
+  part("welcome").hidden = true;
+  part("session").hidden = false;
+  over.close();
+  if (heart) {
+    heart.keepalive?.start();
+    return;
+  }
+  heart = /** @type {SessionHeart} */ (document.createElement("session-heart"));
+  corner = /** @type {SessionHeart} */ (document.createElement("session-heart"));
+  heart.addEventListener("session-beat", () => void (lastBeat = Date.now()));
+  heart.addEventListener("session-end", () => conclude(heart?.keepalive?.reason ?? "unknown"));
+  for (const type of ["session-beat", "session-statechange", "session-warning"]) heart.addEventListener(type, show);
+  part("stage").append(heart);
+  document.body.append(corner);
+  show();
+}
+
+function leave() {
+  heart?.remove();
+  corner?.remove();
+  heart = corner = null;
+  lastBeat = 0;
+  part("log").replaceChildren();
+  part("session").hidden = true;
+  part("welcome").hidden = false;
+  find("name", HTMLInputElement).focus();
+}
+
+/** @param {string} path @param {RequestInit} [options] */
+async function ask(path, options) {
+  const headers = { Accept: "application/json", "X-Keepalive": "passive" };
+  const response = await fetch(path, { headers, ...options });
+  if (!response.ok) throw new Error(`${path} answered ${response.status}`);
+  return response.json();
+}
+
+/** @param {SubmitEvent} event */
+async function signIn(event) {
+  event.preventDefault();
+  const form = /** @type {HTMLFormElement} */ (event.currentTarget);
+  const problem = /** @type {HTMLElement} */ (form.querySelector(".problem"));
+  problem.textContent = "";
+  const name = String(new FormData(form).get("name"));
+  try {
+    const { user } = await ask("/login", { method: "POST", body: new URLSearchParams({ name }) });
+    enter(user);
+  } catch {
+    problem.textContent = "That did not work. Is the server running? Try again.";
+  }
+}
+
+find("login", HTMLFormElement).addEventListener("submit", signIn);
+find("again", HTMLFormElement).addEventListener("submit", signIn);
+find("logout", HTMLFormElement).addEventListener("submit", async (event) => {
+  event.preventDefault();
+  leaving = true; // this end is no news
+  try {
+    await ask("/logout", { method: "POST" });
+    leave();
+  } catch {
+    leaving = false;
+    log("×", "sign out failed: the server did not answer");
+  }
+});
+over.addEventListener("cancel", (event) => event.preventDefault()); // there is nothing behind it to use
+part("beat").addEventListener("click", () => heart?.beat(2));
+part("ping").addEventListener("click", () => heart?.keepalive?.ping());
+part("stay").addEventListener("click", () => heart?.keepalive?.ping());
+setInterval(show, 250);
+
+const { user } = await ask("/whoami").catch(() => ({ user: null }));
+if (user) enter(user);
+else part("welcome").hidden = false;

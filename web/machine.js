@@ -1,0 +1,391 @@
+// @ts-check
+/**
+ * The life of one page's connection, as a pure function: facts in, decisions out.
+ *
+ * Rules:
+ * 1. Everything that decides lives here; everything that acts (sockets, timers, the DOM) lives in
+ *    keepalive.js, which runs the effects and reports facts as events.
+ * 2. `TABLE` is the whole state machine. What it does not list changes nothing.
+ * 3. Deadlines are data (`context.deadlines`), named like the event they become. Each belongs to
+ *    its state: leaving the state forgets it. The runner keeps one timer, for the nearest.
+ * 4. An event is heard before deadlines are checked, so that a late message still disproves a
+ *    silence. Browsers run a hidden page's timers late, and a sleeping computer's not at all.
+ * 5. `connecting` and `open` hold the one socket; entering `connecting` opens it, leaving both drops it.
+ * 6. Only the server ends a session. No network, no answer and no clock does.
+ */
+
+/** @typedef {"idle" | "connecting" | "open" | "waiting" | "offline" | "polling" | "frozen" | "ended"} State */
+/** @typedef {{type: string, [field: string]: any}} Event a fact: a message of the server, or what the page met */
+/** @typedef {{now: number, random: number, online: boolean}} Env wall clock in ms, a number in [0, 1), navigator.onLine */
+/** @typedef {{why: string, extendable: boolean}} Warning */
+/**
+ * @typedef {{type: "connect"} | {type: "drop"} | {type: "send", n: number} | {type: "post", n: number}
+ *   | {type: "emit", message: Event}} Effect
+ *   open the socket; let go of it; ping over it; ping over HTTP; tell the page
+ */
+/**
+ * @typedef {object} Context what is known; times are ms on the page's own clock
+ * @property {State} state
+ * @property {Record<string, number>} deadlines event name to the time at which it happens by itself
+ * @property {number} seen when the last event was
+ * @property {number} n the number of the last ping
+ * @property {number} pinged when it left
+ * @property {number} failures attempts in a row that did not hold
+ * @property {boolean} greeted whether this page ever heard a `hello`: WebSockets work here
+ * @property {number} posting the number of the ping that a POST carries just now, or 0
+ * @property {number} interval ms between pings
+ * @property {number} spread over how many ms to spread a first retry
+ * @property {number} warnBefore ms
+ * @property {string | null} mode
+ * @property {number | null} expiresAt the nearer deadline of the session, as the server last told
+ * @property {number | null} endsAt the absolute one
+ * @property {Warning | null} warning
+ * @property {string | null} reason why the session ended
+ */
+
+/** @type {Readonly<Context>} */
+export const initial = Object.freeze({
+  state: "idle", deadlines: {}, seen: 0, n: 0, pinged: 0, failures: 0, greeted: false, posting: 0,
+  interval: 25_000, spread: 3_000, warnBefore: 60_000, mode: null,
+  expiresAt: null, endsAt: null, warning: null, reason: null,
+});
+
+/** The messages a server may send; nothing else it says becomes an event. */
+export const MESSAGES = Object.freeze(["hello", "beat", "ask", "wait", "warning", "end", "push"]);
+
+/** @type {Readonly<Record<number, string>>} */
+const REASON = Object.freeze({
+  4501: "idle", 4502: "absolute", 4503: "logout", 4504: "unknown", 4505: "evicted", 4506: "revoked",
+});
+
+const GREETING = 10_000; // from opening the socket to `hello`
+const PROBE = 5_000; // from waking up to an answer
+const BROKEN = 1_000; // from `error` to a `close`: Chromium sends none when a policy blocks the socket
+const STABLE = 5_000; // an open socket this old has proved itself
+const OFFLINE = 60_000; // navigator.onLine is only a hint, so try all the same
+const GAP = 2_000; // between pings that the user hastens
+const LEAST_DELAY = 500;
+const MOST_DELAY = 30_000;
+const BLOCKED = 3; // failures on a page never greeted, before it polls
+
+/** @typedef {(c: Context, event: Event, env: Env, effects: Effect[]) => void} Action */
+/** @typedef {{to?: State | ((c: Context, event: Event, env: Env) => State), do?: Action}} Row */
+
+/** @type {Record<string, Row>} */
+const LIVE = { stop: { to: "idle" }, freeze: { to: "frozen" }, posted: { to: afterPost, do: settle } };
+
+/** @type {Record<string, Row>} */
+const SOCKET = {
+  ...LIVE,
+  end: { to: "ended", do: conclude },
+  closed: { to: afterClose, do: conclude },
+  error: { do: suspect },
+  broken: { to: afterLoss },
+};
+
+/** @type {Record<State, Record<string, Row>>} */
+export const TABLE = {
+  idle: { start: { to: "connecting", do: begin } },
+  connecting: { ...SOCKET, hello: { to: "open", do: greet }, greeting: { to: afterLoss } },
+  open: {
+    ...SOCKET,
+    beat: { do: confirm },
+    ask: { do: ping },
+    wait: { do: defer },
+    warning: { do: warn },
+    push: { do: tell },
+    ping: { do: ping },
+    nudge: { do: hasten },
+    stable: { do: (c) => void (c.failures = 0) },
+    wake: { do: probe },
+    jump: { do: probe },
+    online: { do: probe },
+    offline: { do: probe },
+    silence: { to: afterLoss },
+    unanswered: { to: afterLoss },
+  },
+  waiting: {
+    ...LIVE,
+    retry: { to: "connecting" },
+    wake: { to: "connecting" },
+    jump: { to: "connecting" },
+    online: { to: "connecting" },
+    offline: { to: "offline" },
+  },
+  offline: {
+    ...LIVE,
+    retry: { to: "connecting" },
+    wake: { to: "connecting" },
+    jump: { to: "connecting" },
+    online: { to: "connecting" },
+  },
+  polling: {
+    ...LIVE,
+    ping: { do: post },
+    nudge: { do: hasten },
+    wake: { to: "connecting" },
+    offline: { to: "offline" },
+  },
+  frozen: { stop: { to: "idle" }, thaw: { to: "connecting", do: refresh } },
+  ended: { stop: { to: "idle" }, start: { to: "connecting", do: begin } },
+};
+
+/** What entering a state brings with it.
+ * @type {Partial<Record<State, Action>>} */
+const ENTER = {
+  connecting(c, _event, { now }, effects) {
+    effects.push({ type: "connect" });
+    c.deadlines.greeting = now + GREETING;
+  },
+  open(c, event, env, effects) {
+    c.deadlines.stable = env.now + STABLE;
+    ping(c, event, env, effects); // the first beat shows at once, and a page long away is kept
+  },
+  waiting(c, _event, env) {
+    c.deadlines.retry = env.now + delay(c, env);
+  },
+  offline(c, _event, { now }) {
+    c.deadlines.retry = now + OFFLINE;
+  },
+  polling: post,
+};
+
+/** @param {State} state */
+const holdsSocket = (state) => state === "connecting" || state === "open";
+
+/**
+ * Take one event.
+ *
+ * @param {Readonly<Context>} context what was known; `initial` at first
+ * @param {Event} event what happened
+ * @param {Env} env when, and the rest of the world
+ * @returns {{context: Context, effects: Effect[]}} what is known now, and what to do, in order
+ */
+export function next(context, event, env) {
+  const c = { ...context, deadlines: { ...context.deadlines } };
+  /** @type {Effect[]} */
+  const effects = [];
+  const gap = env.now - c.seen;
+  c.seen = env.now;
+  if (gap < 0) carryBack(c, gap);
+  step(c, event, env, effects);
+  if (c.state === "open" && MESSAGES.includes(event.type)) listen(c, env);
+  if (gap > 2 * c.interval && event.type !== "start") step(c, { type: "jump" }, env, effects);
+  for (let name = overdue(c, env.now); name; name = overdue(c, env.now)) {
+    delete c.deadlines[name];
+    step(c, { type: name }, env, effects);
+  }
+  return { context: c, effects };
+}
+
+/**
+ * When the runner has to report the next `tick`, in ms on the page's clock; none while idle.
+ *
+ * @param {Readonly<Context>} context
+ */
+export const nearest = (context) => Math.min(...Object.values(context.deadlines));
+
+/** @type {Action} */
+function step(c, event, env, effects) {
+  const row = TABLE[c.state][event.type];
+  if (!row) return;
+  const from = c.state;
+  const to = typeof row.to === "function" ? row.to(c, event, env) : (row.to ?? from);
+  if (to !== from) {
+    c.state = to;
+    c.deadlines = {};
+    if (holdsSocket(from) && !holdsSocket(to)) effects.push({ type: "drop" });
+  }
+  row.do?.(c, event, env, effects);
+  if (to !== from) ENTER[to]?.(c, event, env, effects);
+}
+
+/** @param {Context} c @param {number} now */
+function overdue(c, now) {
+  const [name, at] = Object.entries(c.deadlines).reduce((a, b) => (b[1] < a[1] ? b : a), ["", Infinity]);
+  return at <= now ? name : "";
+}
+
+/** The clock was set back: everything that was to come in a minute still comes in a minute.
+ * @param {Context} c @param {number} gap */
+function carryBack(c, gap) {
+  for (const name in c.deadlines) c.deadlines[name] += gap;
+  c.pinged += gap;
+  if (c.expiresAt !== null) c.expiresAt += gap;
+  if (c.endsAt !== null) c.endsAt += gap;
+}
+
+// Where a lost socket leads.
+
+/** @type {(c: Context, event: Event, env: Env) => State} */
+function afterClose(c, event, env) {
+  return event.code >= 4500 && event.code <= 4999 ? "ended" : afterLoss(c, event, env);
+}
+
+/** @type {(c: Context, event: Event, env: Env) => State} */
+function afterLoss(c, _event, { online }) {
+  c.failures += 1;
+  if (!online) return "offline";
+  return !c.greeted && c.failures >= BLOCKED ? "polling" : "waiting";
+}
+
+/** @type {(c: Context, event: Event) => State} */
+function afterPost(c, { n, message }) {
+  return n === c.posting && message?.type === "end" ? "ended" : c.state;
+}
+
+// What an event teaches.
+
+/** @type {Action} */
+function refresh(c) {
+  c.failures = 0;
+  c.posting = 0; // an answer that still comes is about the past
+}
+
+/** @type {Action} */
+function begin(c, event, env, effects) {
+  refresh(c, event, env, effects);
+  c.expiresAt = c.endsAt = c.warning = c.reason = null;
+}
+
+/** @type {Action} */
+function greet(c, event, env) {
+  c.greeted = true;
+  c.interval = Math.max(1_000, ms(event.interval, c.interval));
+  c.spread = ms(event.spread, c.spread);
+  c.warnBefore = ms(event.warn_before, c.warnBefore);
+  c.mode = event.mode ?? null;
+  remember(c, event, env);
+}
+
+/** @type {Action} */
+function confirm(c, event, env, effects) {
+  delete c.deadlines.unanswered;
+  remember(c, event, env);
+  effects.push({ type: "emit", message: event });
+  if (event.renew === true) post(c, event, env, effects);
+}
+
+/** @type {Action} */
+function defer(c, event, env) {
+  delete c.deadlines.unanswered;
+  c.deadlines.ping = env.now + Math.max(LEAST_DELAY, ms(event.retry_in, c.interval)) * (1 + env.random / 10);
+}
+
+/** @type {Action} */
+function warn(c, event, env, effects) {
+  c.expiresAt = env.now + ms(event.expires_in, 0);
+  c.warning = { why: event.why, extendable: event.extendable };
+  effects.push({ type: "emit", message: event });
+}
+
+/** @type {Action} */
+function tell(_c, event, _env, effects) {
+  effects.push({ type: "emit", message: event });
+}
+
+/** @type {Action} */
+function conclude(c, event, _env, effects) {
+  if (c.state !== "ended") return;
+  const message = event.type === "end" ? event : { type: "end", reason: REASON[event.code] ?? "unknown" };
+  c.reason = message.reason;
+  c.warning = null;
+  effects.push({ type: "emit", message });
+}
+
+/** @type {Action} */
+function suspect(c, _event, { now }) {
+  c.deadlines.broken = now + BROKEN;
+}
+
+// What the page says.
+
+/** @type {Action} */
+function ping(c, _event, env, effects) {
+  c.pinged = env.now;
+  rest(c, env);
+  effects.push({ type: "send", n: ++c.n });
+}
+
+/** @type {Action} */
+function post(c, _event, env, effects) {
+  if (c.posting) return;
+  c.pinged = env.now;
+  c.posting = ++c.n;
+  effects.push({ type: "post", n: c.n });
+}
+
+/** @type {Action} */
+function hasten(c, _event, { now }) {
+  c.deadlines.ping = Math.min(c.deadlines.ping ?? Infinity, Math.max(now, c.pinged + GAP));
+}
+
+/** @type {Action} */
+function probe(c, event, env, effects) {
+  listen(c, env);
+  c.deadlines.unanswered = env.now + PROBE;
+  hasten(c, event, env, effects);
+}
+
+/** A POST is done. Beside an open socket it only brought a cookie; without one it is the ping.
+ * @type {Action} */
+function settle(c, event, env, effects) {
+  if (event.n !== c.posting) return;
+  c.posting = 0;
+  const message = event.message ?? {};
+  if (c.state === "ended") conclude(c, message, env, effects);
+  if (c.state !== "polling") return;
+  if (message.type === "beat") {
+    rest(c, env);
+    confirm(c, { ...message, renew: false }, env, effects); // its cookie came with it
+    foresee(c, message, env, effects);
+  } else if (message.type === "wait") {
+    defer(c, message, env, effects);
+  } else {
+    c.failures += 1;
+    c.deadlines.ping = env.now + delay(c, env);
+  }
+}
+
+/** Nobody can call a page that polls, so it warns itself.
+ * @type {Action} */
+function foresee(c, event, env, effects) {
+  if (c.warning || ms(event.expires_in, 0) > c.warnBefore) return;
+  const absolute = event.ends_in <= event.expires_in;
+  const why = absolute ? "absolute" : "idle";
+  warn(c, { type: "warning", expires_in: event.expires_in, why, extendable: !absolute }, env, effects);
+}
+
+// Small parts.
+
+/** Seconds of the wire to ms, if they are any.
+ * @param {unknown} seconds @param {number} otherwise in ms */
+function ms(seconds, otherwise) {
+  return typeof seconds === "number" && seconds >= 0 ? seconds * 1_000 : otherwise;
+}
+
+/** @param {Context} c @param {Event} event @param {Env} env */
+function remember(c, event, { now }) {
+  c.expiresAt = now + ms(event.expires_in, 0);
+  c.endsAt = typeof event.ends_in === "number" ? now + event.ends_in * 1_000 : null;
+  if (c.expiresAt - now > c.warnBefore) c.warning = null;
+}
+
+/** The server spoke: by when it has to again.
+ * @param {Context} c @param {Env} env */
+function listen(c, { now }) {
+  c.deadlines.silence = now + 2 * c.interval + 5_000;
+}
+
+/** When the next ping is due: ±10 %, so that pages which came together do not stay together.
+ * @param {Context} c @param {Env} env */
+function rest(c, { now, random }) {
+  c.deadlines.ping = now + c.interval * (0.9 + 0.2 * random);
+}
+
+/** Full jitter. A first loss is likely everybody's, so the server says over how long to spread it.
+ * @param {Context} c @param {Env} env */
+function delay(c, { random }) {
+  const most = c.failures <= 1 ? c.spread : Math.min(MOST_DELAY, 1_000 * 2 ** (c.failures - 1));
+  return Math.max(LEAST_DELAY, most * random);
+}

@@ -1,0 +1,276 @@
+// @ts-check
+/**
+ * `<session-heart>`: keeps the session of this page alive, and shows that it does.
+ *
+ * Each beat of the server is one animation that ends by itself, so a heart that moves tells the
+ * truth: one drawn by an endless animation would go on beating for a session that is dead.
+ */
+
+import {
+  baseOf,
+  Keepalive,
+  SessionBeatEvent,
+  SessionEndEvent,
+  SessionPushEvent,
+  SessionStateChangeEvent,
+  SessionWarningEvent,
+} from "./keepalive.js";
+
+const BEAT = 1_000; // 500 ms in, 500 ms out
+const BEATING = [{ transform: "scale(1)" }, { transform: "scale(1.22)" }, { transform: "scale(1)" }];
+const STILL = [{ opacity: 1 }, { opacity: 0.55 }, { opacity: 1 }];
+
+const WHOLE =
+  "M12 20.6C6.3 16.5 2.2 12.9 2.2 8.6c0-3 2.3-5.3 5.2-5.3 1.9 0 3.6 1 4.6 2.6 1-1.6 2.7-2.6 4.6-2.6 2.9 0 5.2 2.3 5.2 5.3 0 4.3-4.1 7.9-9.8 12z";
+const LEFT = "M12 20.6C6.3 16.5 2.2 12.9 2.2 8.6c0-3 2.3-5.3 5.2-5.3 1.9 0 3.6 1 4.6 2.6l-1.9 3.5 3.2 2.6-3.1 3.4z";
+const RIGHT = "M12 20.6l-1.8-5.2 3.1-3.4-3.2-2.6 1.9-3.5c1-1.6 2.7-2.6 4.6-2.6 2.9 0 5.2 2.3 5.2 5.3 0 4.3-4.1 7.9-9.8 12z";
+
+const CSS = `
+:host {
+  position: fixed; z-index: 2147483647;
+  inset: var(--heart-inset, var(--heart-top, 1rem) var(--heart-right, 1rem) auto auto);
+  display: inline-block; inline-size: var(--heart-size, 2rem); block-size: var(--heart-size, 2rem);
+  color: var(--heart-color, #e11d2e); pointer-events: none;
+}
+:host([hidden]) { display: none; }
+svg { display: block; inline-size: 100%; block-size: 100%; overflow: visible; fill: currentColor; transition: opacity .3s; }
+[part=heart] { transform-origin: 50% 55%; stroke: currentColor; stroke-width: 1.4; stroke-linejoin: round; }
+.half { display: none; transform-origin: 50% 86%; }
+:host(:is([state=idle], [state=connecting], [state=waiting], [state=frozen])) svg { opacity: .38; }
+:host([state=offline]) [part=heart] { fill: none; }
+:host([state=warning]) { color: var(--heart-color-warning, #d97706); }
+:host(:is([state=ended], [state=offline])) { color: var(--heart-color-down, #6b7280); }
+:host([state=ended]) .whole { display: none; }
+:host([state=ended]) .half { display: inline; stroke: none; }
+.half:nth-of-type(2) { transform: translate(-.3px) rotate(-9deg); }
+.half:nth-of-type(3) { transform: translate(.3px) rotate(9deg); }
+[part=label] {
+  position: absolute; inset-block-start: 50%; inset-inline-end: calc(100% + .5rem); translate: 0 -50%;
+  padding: .3em .75em; border-radius: 1em; background: #27272a; color: #fff;
+  font: 500 .8125rem/1.35 system-ui, sans-serif; white-space: nowrap;
+}
+[part=label]:empty { display: none; }
+@media (prefers-reduced-motion: reduce) { svg { transition: none; } }
+@media (forced-colors: active) { :host { color: CanvasText; } }
+`;
+
+// Older Safari has no custom states, and older Chromium other names for them.
+const HAS_STATES = globalThis.CSS?.supports("selector(:state(open))");
+
+/** One connection for all hearts of a page that look at the same server.
+ * @type {Map<string, {keepalive: Keepalive, hearts: number}>} */
+const connections = new Map();
+
+/** @type {CSSStyleSheet | undefined} */
+let sheet;
+
+// Node has no elements; importing there shall still work.
+const Base = /** @type {typeof HTMLElement} */ (globalThis.HTMLElement ?? class {});
+
+/**
+ * @attr {string} src - where the server answers, such as `/keepalive/`; by default where this module came from
+ * @attr {boolean} no-motion - fade once instead of beating, as for people who prefer reduced motion
+ * @attr {string} state - read only: a state of the connection, or `warning`; also as `:state()`
+ * @fires SessionBeatEvent - session-beat
+ * @fires SessionStateChangeEvent - session-statechange
+ * @fires SessionWarningEvent - session-warning
+ * @fires SessionEndEvent - session-end
+ * @fires SessionPushEvent - session-push
+ * @csspart heart - the shape
+ * @csspart label - the words that come with a warning and an end
+ * @cssprop --heart-color - while the session lives
+ * @cssprop --heart-color-warning - while a deadline is near
+ * @cssprop --heart-color-down - while offline, and after the end
+ * @cssprop --heart-size
+ * @cssprop --heart-top
+ * @cssprop --heart-right
+ * @cssprop --heart-inset - instead of top and right, to sit in another corner
+ */
+export class SessionHeart extends Base {
+  static observedAttributes = ["src"];
+
+  /** The words for states and for reasons of an end; replace them to speak another language.
+   * @type {Record<string, string>} */
+  static words = {
+    idle: "Session not watched",
+    connecting: "Connecting",
+    open: "Session alive",
+    polling: "Session alive",
+    waiting: "Reconnecting",
+    offline: "Offline",
+    frozen: "Paused",
+    warning: "Session ends soon",
+    ended: "Session over",
+    "ended-idle": "Signed out: no activity",
+    "ended-absolute": "Signed out: time is up",
+    "ended-logout": "Signed out",
+    "ended-revoked": "Signed out by the site",
+    "ended-evicted": "Signed out: signed in elsewhere",
+    "ended-unknown": "Not signed in",
+  };
+
+  #internals = this.attachInternals();
+  #svg;
+  #shape;
+  #label;
+  /** @type {Animation | undefined} */
+  #animation;
+  /** @type {string | undefined} */
+  #connection;
+  #listening = new AbortController();
+
+  constructor() {
+    super();
+    const root = this.attachShadow({ mode: "open" });
+    if (!sheet) {
+      sheet = new CSSStyleSheet(); // allowed by a strict style-src, as <style> is not
+      sheet.replaceSync(CSS);
+    }
+    root.adoptedStyleSheets = [sheet];
+    // The role is the picture's and not the host's: what is inside an img is hidden from
+    // assistive technology, and the label must not be.
+    this.#svg = svg("svg", { viewBox: "0 0 24 24", role: "img" });
+    this.#shape = svg("g", { part: "heart" });
+    this.#shape.append(
+      svg("path", { class: "whole", d: WHOLE }),
+      svg("path", { class: "half", d: LEFT }),
+      svg("path", { class: "half", d: RIGHT }),
+    );
+    this.#svg.append(this.#shape);
+    this.#label = document.createElement("span");
+    this.#label.setAttribute("part", "label");
+    this.#label.setAttribute("role", "status");
+    root.append(this.#svg, this.#label);
+  }
+
+  /** The connection behind this heart, shared with the others of the page; `null` out of a page. */
+  get keepalive() {
+    return (this.#connection && connections.get(this.#connection)?.keepalive) || null;
+  }
+
+  /** The connection's state, or `warning` while one stands and the session lives. */
+  get state() {
+    const { state, warning } = this.keepalive ?? { state: "idle", warning: null };
+    return warning && (state === "open" || state === "polling") ? "warning" : state;
+  }
+
+  get src() {
+    return this.getAttribute("src") ?? "";
+  }
+
+  set src(value) {
+    this.setAttribute("src", value);
+  }
+
+  get noMotion() {
+    return this.hasAttribute("no-motion");
+  }
+
+  set noMotion(value) {
+    this.toggleAttribute("no-motion", value);
+  }
+
+  /**
+   * Beat once a second, 500 ms in and 500 ms out. While beating, finish the beat under way and
+   * then do so. Where motion is not wanted the heart fades once, gently, however many times.
+   *
+   * @param {number} [times]
+   */
+  beat(times = 2) {
+    if (!(times >= 1)) return;
+    const still = this.noMotion || matchMedia("(prefers-reduced-motion: reduce)").matches;
+    const { effect, currentTime, playState } = this.#animation ?? {};
+    if (effect && playState === "running" && !still) {
+      const begun = Math.ceil(Number(currentTime) / BEAT);
+      effect.updateTiming({ iterations: begun + Math.floor(times) });
+      return;
+    }
+    this.#animation?.cancel();
+    this.#animation = this.#shape.animate(still ? STILL : BEATING, {
+      duration: BEAT,
+      easing: "ease-in-out",
+      iterations: still ? 1 : Math.floor(times),
+    });
+  }
+
+  connectedCallback() {
+    this.#attach();
+  }
+
+  disconnectedCallback() {
+    // A node that is moved leaves and comes back within one task; its socket shall not notice.
+    queueMicrotask(() => this.isConnected || this.#detach());
+  }
+
+  attributeChangedCallback() {
+    if (this.isConnected) this.#attach();
+  }
+
+  #attach() {
+    const key = baseOf(this.getAttribute("src")).href;
+    if (key === this.#connection) return;
+    this.#detach();
+    const connection = connections.get(key) ?? { keepalive: new Keepalive({ src: key }), hearts: 0 };
+    connection.hearts += 1;
+    connections.set(key, connection);
+    this.#connection = key;
+    this.#listening = new AbortController();
+    this.#listen(connection.keepalive, this.#listening.signal);
+    if (connection.hearts === 1) connection.keepalive.start();
+    this.#show();
+  }
+
+  #detach() {
+    const connection = this.#connection && connections.get(this.#connection);
+    if (!connection) return;
+    this.#listening.abort();
+    connection.hearts -= 1;
+    if (connection.hearts === 0) {
+      connection.keepalive.stop();
+      connections.delete(/** @type {string} */ (this.#connection));
+    }
+    this.#connection = undefined;
+    this.#show();
+  }
+
+  /** @param {Keepalive} keepalive @param {AbortSignal} signal */
+  #listen(keepalive, signal) {
+    /** @param {string} type @param {(event: any) => Event} copy @param {(event: any) => void} [react] */
+    const on = (type, copy, react) => {
+      const listener = (/** @type {Event} */ event) => {
+        this.#show();
+        react?.(event);
+        this.dispatchEvent(copy(event));
+      };
+      keepalive.addEventListener(type, listener, { signal });
+    };
+    on("session-statechange", (event) => new SessionStateChangeEvent(event));
+    on("session-beat", (event) => new SessionBeatEvent(event), ({ times }) => this.beat(times));
+    on("session-warning", (event) => new SessionWarningEvent(event));
+    on("session-end", (event) => new SessionEndEvent(event));
+    on("session-push", (event) => new SessionPushEvent(event));
+  }
+
+  /** Said when the state changes, never per beat: a screen reader shall not read out a pulse. */
+  #show() {
+    const { state } = this;
+    if (this.getAttribute("state") === state) return;
+    const { words } = SessionHeart;
+    this.setAttribute("state", state);
+    if (HAS_STATES) {
+      this.#internals.states.clear();
+      this.#internals.states.add(state);
+    }
+    this.#svg.setAttribute("aria-label", words[state]);
+    if (state === "ended") this.#animation?.cancel();
+    const reason = words[`ended-${this.keepalive?.reason}`] ?? words.ended;
+    this.#label.textContent = state === "ended" ? reason : state === "warning" ? words.warning : "";
+  }
+}
+
+/** @param {string} name @param {Record<string, string>} attributes */
+function svg(name, attributes) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  return element;
+}
