@@ -82,6 +82,8 @@ def _told(action: Callable[[], Any]) -> int:
     except click.ClickException as error:
         _say(error.format_message())
         return 2
+    except click.Abort:  # Ctrl-C, before anybody was there to hear it
+        return 130
     except KeepaliveError as error:
         _say(str(error))
         return 2 if isinstance(error, SettingError) else 1

@@ -253,8 +253,9 @@ def close_code(payload: bytes) -> int | None:
     if not payload:
         return None
     code = _integer(payload[:2])
-    # 1004 to 1006 and 1015 are never sent; IANA has 1012 to 1014 besides those of the RFC.
-    if len(payload) < 2 or not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
+    # 1004 to 1006 and 1015 are never sent; IANA has 1012 to 1014 besides those of the RFC. Half a
+    # code is under 256.
+    if not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
         raise FrameError(_PROTOCOL_ERROR, "an invalid close code (RFC 6455 §7.4)")
     try:
         payload[2:].decode()

@@ -15,7 +15,7 @@ from random import uniform
 from typing import Any, NamedTuple
 
 from .clock import Clock
-from .errors import StoreUnavailable
+from .errors import StoreError
 from .live import Live, Page, Socket, Waiting
 from .messages import CLOSE_CODE, Ask, CloseCode, End, Ping, Push, Wait, Warning, encode
 from .policy import Reason
@@ -344,7 +344,7 @@ class Heart:
                     async with asyncio.timeout(STORE_TIMEOUT):
                         taken = [(live, self._take(live)) for live in batch]
                         results = await self._toucher.touch([live.touch(now) for live in batch])
-                except (StoreUnavailable, TimeoutError) as error:
+                except (StoreError, TimeoutError) as error:
                     self._store_is_down(taken, error)
                 else:
                     self.counts.batches += 1

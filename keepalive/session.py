@@ -18,7 +18,7 @@ from .errors import StoreUnavailable
 from .policy import Policy, Reason
 from .seal import Seal
 from .stores import SessionStore
-from .touchers import Ticket, Touch, key_of
+from .touchers import Left, Ticket, Touch, key_of
 
 PASSIVE_HEADER = "X-Keepalive"
 PASSIVE_VALUE = "passive"
@@ -152,6 +152,8 @@ class KeepaliveStorage(AbstractStorage):
     async def admit(self, request: web.Request, response: web.StreamResponse) -> Ticket | Reason:
         """The session of a page that wants to connect; touches nothing.
 
+        A session cookie needs no renewal: it lasts as long as the browser runs.
+
         Raises:
             StoreUnavailable: nothing is known of the session.
         """
@@ -162,6 +164,15 @@ class KeepaliveStorage(AbstractStorage):
         if isinstance(found, Reason):
             return found
         return Ticket(key, self._policy_of(found.data), found.user, found.left)
+
+    async def look(self, request: web.Request) -> tuple[Policy, Left] | Reason:
+        """The rules of a request's session, and what remains of it; touches nothing.
+
+        Raises:
+            StoreUnavailable: nothing is known of the session.
+        """
+        found = await self.admit(request, web.Response())
+        return found if isinstance(found, Reason) else (found.policy, found.left)
 
     async def key(self, request: web.Request) -> bytes | None:
         """The key of the session that a request presents, alive or not."""

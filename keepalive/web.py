@@ -26,7 +26,7 @@ from .messages import CLOSE_CODE, MAX_MESSAGE, SUBPROTOCOL, End, Ping, Wait, dec
 from .policy import Mode, Policy, Reason
 from .session import ChoosePolicy, KeepaliveStorage
 from .stores import SessionStore, open_store
-from .touchers import Ticket, Toucher
+from .touchers import Left, Ticket, Toucher
 from .touchers.aiohttp_session import CookieBorneStorage
 from .upgrade import Upgrade
 
@@ -51,6 +51,7 @@ class _Door(Protocol):
     async def close(self) -> None: ...
     async def sweep(self) -> None: ...
     async def key(self, request: web.Request) -> bytes | None: ...
+    async def look(self, request: web.Request) -> tuple[Policy, Left] | Reason: ...
     async def admit(self, request: web.Request, response: web.StreamResponse) -> Ticket | Reason: ...
     async def end_user(self, user: str, reason: Reason, *, keep: bytes | None = None) -> int: ...
 
@@ -148,10 +149,10 @@ class Keepalive:
         Raises:
             StoreUnavailable: nothing is known of it.
         """
-        found = await self._door.admit(request, web.Response())
+        found = await self._door.look(request)
         if isinstance(found, Reason):
-            return found
-        left, policy = found.left, found.policy
+            return _outward(found)
+        policy, left = found
         return State(
             expires_in=round(min(left.idle, left.absolute), 3),
             ends_in=None if policy.absolute_timeout is None else round(left.absolute, 3),
@@ -234,7 +235,7 @@ class Keepalive:
         except StoreUnavailable:
             raise web.HTTPServiceUnavailable(headers={hdrs.RETRY_AFTER: "2", **_NO_STORE}) from None
         if isinstance(state, Reason):
-            status, body = 401, encode(End(_outward(state), self._login))
+            status, body = 401, encode(End(state, self._login))
         else:
             status, body = 200, msgspec.json.encode(state)
         return web.Response(status=status, body=body, content_type="application/json", headers=_NO_STORE)

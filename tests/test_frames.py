@@ -126,13 +126,14 @@ def test_a_reader_begins_with_nothing_unfinished() -> None:
     assert not Reader().unfinished
 
 
-def test_a_frame_is_unfinished_up_to_its_last_byte() -> None:
-    data = masked(TEXT, b"x" * 200)
+@pytest.mark.parametrize("opcode", [TEXT, BINARY, PING])
+def test_a_frame_is_unfinished_up_to_its_last_byte(opcode: Opcode) -> None:
+    data = masked(opcode, b"x" * 100)
     reader = Reader()
     for byte in bytewise(data[:-1]):
         assert list(reader.feed(byte)) == []
         assert reader.unfinished
-    assert list(reader.feed(data[-1:])) == [Frame(TEXT, b"x" * 200)]
+    assert list(reader.feed(data[-1:])) == [Frame(opcode, b"x" * 100)]
     assert not reader.unfinished
 
 

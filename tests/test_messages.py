@@ -197,6 +197,7 @@ def test_numbers_beyond_bounds_are_refused(text: bytes) -> None:
         pytest.param(b'{"type":"ping","n":1,"data":{"a":"\xff"}}', id="not UTF-8"),
         pytest.param(b'{"type":"ping","n":1,"data":{"\xff":1}}', id="a key that is not UTF-8"),
         pytest.param(b'{"type":"\xff"}', id="a type that is not UTF-8"),
+        pytest.param(b'{"type":"other","type":"\xff"}', id="a second type that is not UTF-8"),
         pytest.param(b'{"type":"ping","n":1,"data":{"a":"\\ud800"}}', id="lone surrogate"),
         pytest.param(b'{"type":"ping","n":1,"data":{"a":"\xed\xa0\x80"}}', id="encoded surrogate"),
         pytest.param(b'\xef\xbb\xbf{"type":"ping","n":1}', id="byte order mark"),

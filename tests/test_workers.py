@@ -43,14 +43,13 @@ def _answer(listener: socket.socket, ready: Callable[[], None]) -> int:
 
 def give_up(listener: socket.socket, ready: Callable[[], None]) -> int:
     """A worker that cannot start, and says why."""
-    sys.stderr.write("no store\n")
+    tell(2, "no store")
     return 3
 
 
 def think(listener: socket.socket, ready: Callable[[], None]) -> int:
     """A worker that never gets ready."""
-    sys.stderr.write("thinking\n")
-    sys.stderr.flush()
+    tell(2, "thinking")
     signal.pause()
     return 0
 
@@ -64,9 +63,13 @@ def parent(work: str, count: str, grace: str, long_lived: str) -> int:
         int(count),
         "127.0.0.1",
         0,
-        ready=lambda port: print(port, flush=True),
-        say=lambda line: print(line, file=sys.stderr, flush=True),
+        ready=lambda port: tell(1, port),
+        say=lambda line: tell(2, line),
     )
+
+
+def tell(stream: int, what: object) -> None:
+    os.write(stream, f"{what}\n".encode())
 
 
 class Supervisor:
@@ -94,7 +97,7 @@ def supervisor(
 ) -> Iterator[Supervisor]:
     code = "import sys; from tests.test_workers import parent; sys.exit(parent(*sys.argv[1:]))"
     with subprocess.Popen(
-        [sys.executable, "-c", code, getattr(work, "__name__"), str(count), str(grace), str(long_lived)],
+        [sys.executable, "-c", code, work.__name__, str(count), str(grace), str(long_lived)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -114,13 +114,22 @@ class CookieBorneStorage(AbstractStorage):
     async def admit(self, request: web.Request, response: web.StreamResponse) -> Ticket | Reason:
         """The session of a page that wants to connect, with a fresh cookie on the response."""
         session = await self.load_session(request)
-        if session.new or session.empty:
-            if _LOADED not in request:
-                return Reason.UNKNOWN
-            return self._verdict(self._entries[request[_LOADED][0]]) or Reason.UNKNOWN
+        if session.empty:
+            return self._why_over(request)
         await self.save_session(request, response, session)
         key, user = request[_LOADED]
         return Ticket(key, self._policy, user, self._left(self._entries[key]))
+
+    async def look(self, request: web.Request) -> tuple[Policy, Left] | Reason:
+        """The rules of a request's session, and what remains of it; touches nothing."""
+        session = await self.load_session(request)
+        if session.empty:
+            return self._why_over(request)
+        if _LOADED in request:
+            entry = self._entries[request[_LOADED][0]]
+        else:  # made before this package came: it gets its mark when a page connects
+            entry = _Entry(session.created, inf)
+        return self._policy, self._left(entry)
 
     async def key(self, request: web.Request) -> bytes | None:
         """The key of the session that a request presents, alive or not."""
@@ -188,6 +197,12 @@ class CookieBorneStorage(AbstractStorage):
             self._entries[key] = entry
         entry.issued_at = max(entry.issued_at, session.created)
         return entry
+
+    def _why_over(self, request: web.Request) -> Reason:
+        """Why a request has no session."""
+        if _LOADED not in request:
+            return Reason.UNKNOWN
+        return self._verdict(self._entries[request[_LOADED][0]]) or Reason.UNKNOWN
 
     def _verdict(self, entry: _Entry) -> Reason | None:
         idle_at = entry.issued_at + self._policy.idle_timeout
