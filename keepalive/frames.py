@@ -101,12 +101,13 @@ class Reader:
     it puts an end to what stays `unfinished` for too long.
 
     Args:
-        limit: the longest message accepted, in bytes.
+        limit: the longest message accepted, in bytes; and in fragments, for empty ones cost time.
     """
 
     __slots__ = (
         "_control",
         "_final",
+        "_fragments",
         "_in_payload",
         "_input",
         "_key",
@@ -131,6 +132,7 @@ class Reader:
         # The message under way: control frames may come between its fragments.
         self._started: Opcode | None = None
         self._message = bytearray()
+        self._fragments = 0
         self._utf8 = _Utf8Decoder()
 
     @property
@@ -191,7 +193,7 @@ class Reader:
                 raise FrameError(
                     _PROTOCOL_ERROR, "a length that is not minimal or over 63 bits (RFC 6455 §5.2)"
                 )
-        if not control and len(self._message) + length > self._limit:
+        if not control and max(len(self._message) + length, self._fragments) > self._limit:
             raise FrameError(_TOO_BIG, f"a message over {self._limit} bytes (RFC 6455 §10.4)")
         if len(head) < size + 4:
             return False
@@ -232,11 +234,13 @@ class Reader:
                 close_code(frame.payload)
             return frame
         if not self._final:
+            self._fragments += 1
             return None
         assert self._started is not None
         frame = Frame(self._started, bytes(self._message))
         self._started = None
         self._message.clear()
+        self._fragments = 0
         return frame
 
 

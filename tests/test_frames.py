@@ -160,7 +160,7 @@ def held(reader: Reader) -> int:
     return sum(getsizeof(getattr(reader, name)) for name in Reader.__slots__)
 
 
-def test_endless_empty_fragments_stay_unfinished_and_cost_no_memory() -> None:
+def test_many_empty_fragments_stay_unfinished_and_cost_no_memory() -> None:
     reader = Reader()
     assert list(reader.feed(masked(TEXT, final=False))) == []
     before = held(reader)
@@ -168,6 +168,14 @@ def test_endless_empty_fragments_stay_unfinished_and_cost_no_memory() -> None:
         assert list(reader.feed(masked(CONTINUATION, final=False) * 1000)) == []
         assert reader.unfinished
         assert held(reader) == before
+
+
+def test_a_message_has_no_more_fragments_than_it_may_have_bytes() -> None:
+    reader = Reader(limit=100)
+    assert list(reader.feed(masked(TEXT, final=False) + masked(CONTINUATION, final=False) * 100)) == []
+    with pytest.raises(FrameError) as caught:
+        list(reader.feed(masked(CONTINUATION, final=False)))
+    assert caught.value.code == 1009
 
 
 def test_no_more_is_held_than_a_message_a_control_frame_and_a_header() -> None:

@@ -1,5 +1,12 @@
 // @ts-check
 /** Everything, and nothing happens on import; `session-keepalive/define` registers the element. */
 
-export * from "./keepalive.js";
+export {
+  Keepalive,
+  SessionBeatEvent,
+  SessionEndEvent,
+  SessionPushEvent,
+  SessionStateChangeEvent,
+  SessionWarningEvent,
+} from "./keepalive.js";
 export { SessionHeart } from "./session-heart.js";

@@ -16,6 +16,11 @@ KEEP_OVER = 86400.0
 late, or comes right after the absolute deadline, hears the reason rather than `unknown`."""
 
 
+def changes(line: Touch) -> bool:
+    """Whether a line of a batch changes a session that lives; otherwise it merely asks."""
+    return line.keep is not None or line.idle is not None
+
+
 @dataclass(slots=True)
 class Lifetime:
     """The times of one session. `idle_at` is never beyond `absolute_at`, which may be `inf`."""
@@ -43,7 +48,7 @@ class Lifetime:
 
     def touch(self, now: float, line: Touch) -> Left | Reason:
         """Apply a line of a batch; what is over stays over."""
-        if self.over(now) is None and (line.keep is not None or line.idle is not None):
+        if self.over(now) is None and changes(line):
             self.last_seen = now
             if line.keep is not None:
                 self.idle_at = extended(self.idle_at, self.absolute_at, now + line.keep)

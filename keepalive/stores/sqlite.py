@@ -12,7 +12,7 @@ from ..errors import StoreError, StoreUnavailable
 from ..policy import Policy, Reason
 from ..touchers import Ended, Left, Touch
 from . import Record
-from .lifetime import KEEP_OVER, Lifetime
+from .lifetime import KEEP_OVER, Lifetime, changes
 from .sqlite_thread import Safety, SqliteThread
 from .watches import Watches
 
@@ -112,10 +112,8 @@ class SqliteStore:
         return await self._run(lambda db: _left(db, self._clock.wall(), key), Safety.READ)
 
     async def touch(self, batch: Sequence[Touch]) -> Sequence[Left | Reason]:
-        asks_only = all(line.keep is None and line.idle is None for line in batch)
-        return await self._run(
-            lambda db: _touch(db, self._clock.wall(), batch), Safety.READ if asks_only else Safety.NORMAL
-        )
+        safety = Safety.NORMAL if any(map(changes, batch)) else Safety.READ
+        return await self._run(lambda db: _touch(db, self._clock.wall(), batch), safety)
 
     async def end(self, key: bytes, reason: Reason) -> bool:
         return await self._run(lambda db: _end(db, self._clock.wall(), [key], reason) == 1, Safety.FULL)
@@ -195,24 +193,15 @@ def _touch(db: sqlite3.Connection, now: float, batch: Sequence[Touch]) -> list[L
     lines = json.dumps(list(range(len(keys))))
     (found,) = db.execute(_FIND_BATCH, {"lines": lines, "keys": b"".join(keys)}).fetchone()
     lives = {keys[number]: _lifetime(times) for number, *times in json.loads(found)}
-    results: list[Left | Reason] = []
-    moved: dict[bytes, Lifetime] = {}
-    for line in batch:
-        life = lives.get(line.key)
-        result = Reason.UNKNOWN if life is None else life.touch(now, line)
-        if life is not None and isinstance(result, Left):
-            moved[line.key] = life
-        results.append(result)
-    db.execute(
-        _MOVE_BATCH,
-        {
-            "now": _micros(now),
-            "lines": json.dumps(
-                [(_micros(life.last_active), _micros(life.idle_at)) for life in moved.values()]
-            ),
-            "keys": b"".join(moved),
-        },
-    )
+    results = [lives[line.key].touch(now, line) if line.key in lives else Reason.UNKNOWN for line in batch]
+    moved = {
+        line.key: lives[line.key]
+        for line, result in zip(batch, results, strict=True)
+        if isinstance(result, Left) and changes(line)
+    }
+    if moved:
+        values = [(_micros(life.last_active), _micros(life.idle_at)) for life in moved.values()]
+        db.execute(_MOVE_BATCH, {"now": _micros(now), "lines": json.dumps(values), "keys": b"".join(moved)})
     return results
 
 

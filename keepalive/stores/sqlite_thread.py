@@ -108,7 +108,7 @@ class SqliteThread:
         waiting = self._take()
         jobs = [job for job in waiting if job is not None]
         self._begin_to_watch(db)  # ahead of all that was submitted after the call of watch()
-        outcomes = [self._attempt(db, job) for job in jobs if job.safety is Safety.READ]
+        outcomes = [self._read(db, job) for job in jobs if job.safety is Safety.READ]
         if writes := [job for job in jobs if job.safety is not Safety.READ]:
             outcomes += self._write(db, writes)
         ended = self._news(db)
@@ -125,14 +125,10 @@ class SqliteThread:
             jobs.append(self._jobs.get())
         return jobs
 
-    def _attempt(self, db: sqlite3.Connection, job: _Job) -> _Outcome:
+    def _read(self, db: sqlite3.Connection, job: _Job) -> _Outcome:
         try:
             return _Outcome(job.future, job.work(db))
-        except StoreError as error:
-            return _Outcome(job.future, error=error)
         except Exception as error:
-            if db.in_transaction:
-                raise
             return _Outcome(job.future, error=self._explained(error))
 
     def _write(self, db: sqlite3.Connection, jobs: list[_Job]) -> list[_Outcome]:
@@ -143,7 +139,12 @@ class SqliteThread:
         except sqlite3.Error as error:
             return [_Outcome(job.future, error=self._explained(error)) for job in jobs]
         try:
-            outcomes = [self._attempt(db, job) for job in jobs]
+            outcomes = []
+            for job in jobs:
+                try:
+                    outcomes.append(_Outcome(job.future, job.work(db)))
+                except StoreError as error:
+                    outcomes.append(_Outcome(job.future, error=error))
             db.execute("COMMIT")
         except Exception as error:
             with suppress(sqlite3.Error):  # SQLite may have rolled back by itself

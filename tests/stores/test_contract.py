@@ -1,0 +1,709 @@
+"""What every session store promises, one test a sentence, and a model that all must match."""
+
+import asyncio
+import gc
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Coroutine
+from dataclasses import dataclass
+from itertools import count
+from math import inf
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from keepalive.clock import ManualClock
+from keepalive.errors import StoreError, StoreUnavailable
+from keepalive.policy import Policy, Reason
+from keepalive.stores import Record, SessionStore
+from keepalive.touchers import Ended, Left, Touch, key_of
+
+from .conftest import STORES
+
+IDLE, ABSOLUTE, DAY = 1800.0, 43200.0, 86400.0
+POLICY = Policy(idle_timeout=IDLE, absolute_timeout=ABSOLUTE)
+ENDLESS = Policy(idle_timeout=IDLE, absolute_timeout=None)
+A, B, C, NOBODY = (key_of(name) for name in ("a", "b", "c", "nobody"))
+
+T = TypeVar("T")
+
+
+async def signed_in(
+    store: SessionStore, key: bytes, user: str | None = "ann", policy: Policy = POLICY
+) -> Left:
+    return await store.create(key, data=b"cart", user=user, policy=policy)
+
+
+async def at_once(awaitable: Awaitable[T]) -> T:
+    """The result of what must not have to wait for anything but this process."""
+    return await asyncio.wait_for(awaitable, 1)
+
+
+async def told(watch: AsyncIterator[Ended]) -> list[Ended]:
+    """All that a watch tells until it finishes."""
+    return [ended async for ended in watch]
+
+
+# create, load, peek
+
+
+async def test_a_created_session_loads(store: SessionStore, clock: ManualClock) -> None:
+    born = clock.wall()
+    assert await signed_in(store, A) == Left(IDLE, ABSOLUTE)
+    clock.advance(10)
+    assert await store.load(A) == Record(b"cart", "ann", born, Left(IDLE - 10, ABSOLUTE - 10))
+    assert await store.peek(A) == Left(IDLE - 10, ABSOLUTE - 10)
+
+
+async def test_without_an_absolute_timeout_it_has_no_end(store: SessionStore) -> None:
+    assert await signed_in(store, A, policy=ENDLESS) == Left(IDLE, inf)
+    assert await store.peek(A) == Left(IDLE, inf)
+
+
+async def test_a_session_needs_no_user_and_no_data(store: SessionStore) -> None:
+    await store.create(A, data=b"", user=None, policy=POLICY)
+    record = await store.load(A)
+    assert isinstance(record, Record)
+    assert (record.data, record.user) == (b"", None)
+
+
+async def test_what_never_was_is_unknown(store: SessionStore) -> None:
+    assert await store.load(NOBODY) is Reason.UNKNOWN
+    assert await store.peek(NOBODY) is Reason.UNKNOWN
+
+
+@pytest.mark.parametrize("ended", [False, True])
+async def test_a_key_is_used_once(store: SessionStore, ended: bool) -> None:
+    await signed_in(store, A)
+    if ended:
+        await store.end(A, Reason.LOGOUT)
+    before = await store.load(A)
+    with pytest.raises(StoreError) as caught:
+        await store.create(A, data=b"other", user="eve", policy=ENDLESS)
+    assert not isinstance(caught.value, StoreUnavailable)
+    assert await store.load(A) == before
+
+
+# touch
+
+
+async def test_a_touch_moves_the_idle_deadline(store: SessionStore, clock: ManualClock) -> None:
+    await signed_in(store, A)
+    clock.advance(1000)
+    assert await store.touch([Touch(A, IDLE)]) == [Left(IDLE, ABSOLUTE - 1000)]
+    clock.advance(IDLE - 1)
+    assert await store.peek(A) == Left(1, ABSOLUTE - 1000 - IDLE + 1)
+
+
+@pytest.mark.parametrize("keep", [None, 0.0, 100.0, -5.0, -1e9])
+async def test_a_touch_never_moves_it_back(store: SessionStore, keep: float | None) -> None:
+    await signed_in(store, A)
+    assert await store.touch([Touch(A, keep)]) == [Left(IDLE, ABSOLUTE)]
+
+
+async def test_a_touch_is_idempotent(store: SessionStore, clock: ManualClock) -> None:
+    await signed_in(store, A)
+    clock.advance(60)
+    once = await store.touch([Touch(A, IDLE, 3.0)])
+    assert await store.touch([Touch(A, IDLE, 3.0)]) == once
+
+
+async def test_the_absolute_deadline_caps_a_touch(store: SessionStore, clock: ManualClock) -> None:
+    await signed_in(store, A)
+    for _ in range(int(ABSOLUTE / IDLE) * 2 - 1):
+        clock.advance(IDLE / 2)
+        (left,) = await store.touch([Touch(A, IDLE)])
+        assert isinstance(left, Left)
+        assert left.idle <= left.absolute
+    assert left == Left(IDLE / 2, IDLE / 2)
+    clock.advance(IDLE / 2)
+    assert await store.touch([Touch(A, IDLE)]) == [Reason.ABSOLUTE]
+    assert await store.load(A) is Reason.ABSOLUTE
+
+
+async def test_a_batch_answers_line_by_line(store: SessionStore, clock: ManualClock) -> None:
+    await signed_in(store, C, policy=ENDLESS)
+    await signed_in(store, A)
+    await signed_in(store, B)
+    await store.end(B, Reason.REVOKED)
+    clock.advance(100)
+    batch = [
+        Touch(A, None),
+        Touch(NOBODY, IDLE),
+        Touch(C, 1750.0),
+        Touch(A, IDLE),
+        Touch(B, IDLE),
+        Touch(A, 5.0),
+    ]
+    assert await store.touch(batch) == [
+        Left(IDLE - 100, ABSOLUTE - 100),
+        Reason.UNKNOWN,
+        Left(1750, inf),
+        Left(IDLE, ABSOLUTE - 100),
+        Reason.REVOKED,
+        Left(IDLE, ABSOLUTE - 100),
+    ]
+
+
+async def test_an_empty_batch_is_fine(store: SessionStore) -> None:
+    assert list(await store.touch([])) == []
+
+
+async def test_a_large_batch_is_one_call(store: SessionStore, clock: ManualClock) -> None:
+    keys = [key_of(str(number)) for number in range(1500)]
+    await asyncio.gather(*[signed_in(store, key) for key in keys[::2]])
+    clock.advance(7)
+    results = await store.touch([Touch(key, IDLE, 1.0) for key in keys])
+    assert results[::2] == [Left(IDLE, ABSOLUTE - 7)] * 750
+    assert results[1::2] == [Reason.UNKNOWN] * 750
+
+
+async def test_a_touch_creates_nothing(store: SessionStore) -> None:
+    assert await store.touch([Touch(NOBODY, IDLE, 0.0)]) == [Reason.UNKNOWN]
+    assert await store.peek(NOBODY) is Reason.UNKNOWN
+
+
+async def test_a_touch_leaves_the_data_alone(store: SessionStore) -> None:
+    await signed_in(store, A)
+    await store.touch([Touch(A, IDLE, 0.0)])
+    record = await store.load(A)
+    assert isinstance(record, Record)
+    assert (record.data, record.user) == (b"cart", "ann")
+
+
+async def test_a_passed_deadline_is_final(store: SessionStore, clock: ManualClock) -> None:
+    await signed_in(store, A)
+    clock.advance(IDLE)
+    assert await store.touch([Touch(A, IDLE, 0.0)]) == [Reason.IDLE]
+    assert await store.save(A, data=b"late", user="ann") is Reason.IDLE
+    assert await store.peek(A) is Reason.IDLE
+    clock.advance(ABSOLUTE - IDLE)
+    assert await store.load(A) is Reason.ABSOLUTE
+
+
+# save
+
+
+async def test_save_replaces_data_and_user_and_moves_no_deadline(
+    store: SessionStore, clock: ManualClock
+) -> None:
+    await signed_in(store, A)
+    born = clock.wall()
+    clock.advance(30)
+    left = Left(IDLE - 30, ABSOLUTE - 30)
+    assert await store.save(A, data=b"more", user=None) == left
+    assert await store.load(A) == Record(b"more", None, born, left)
+    assert await store.end_user("ann", Reason.REVOKED) == 0
+    await store.save(A, data=b"more", user="bob")
+    assert await store.end_user("bob", Reason.REVOKED) == 1
+
+
+async def test_save_creates_nothing(store: SessionStore) -> None:
+    assert await store.save(NOBODY, data=b"x", user=None) is Reason.UNKNOWN
+    assert await store.load(NOBODY) is Reason.UNKNOWN
+
+
+async def test_a_slow_request_does_not_bring_a_session_back(store: SessionStore) -> None:
+    await signed_in(store, A)
+    logged_out = asyncio.Event()
+
+    async def slow_request() -> Left | Reason:
+        record = await store.load(A)
+        assert isinstance(record, Record)
+        await logged_out.wait()
+        return await store.save(A, data=record.data + b", shoes", user=record.user)
+
+    request = asyncio.create_task(slow_request())
+    await asyncio.sleep(0)
+    assert await store.end(A, Reason.LOGOUT)
+    logged_out.set()
+    assert await request is Reason.LOGOUT
+    assert await store.load(A) is Reason.LOGOUT
+
+    # The same steps on storage that saves with an upsert: there the session is back.
+    with sqlite3.connect(":memory:") as upserting:
+        upserting.execute("CREATE TABLE sessions (key BLOB PRIMARY KEY, data BLOB)")
+        upsert = "INSERT OR REPLACE INTO sessions VALUES (?, ?)"
+        upserting.execute(upsert, (A, b"cart"))
+        (data,) = upserting.execute("SELECT data FROM sessions").fetchone()
+        upserting.execute("DELETE FROM sessions")
+        upserting.execute(upsert, (A, data + b", shoes"))
+        assert upserting.execute("SELECT data FROM sessions").fetchone() == (b"cart, shoes",)
+    upserting.close()
+
+
+async def test_a_race_of_save_touch_and_end_always_ends_the_session(store: SessionStore) -> None:
+    for number in range(50):
+        key = key_of(f"race {number}")
+        await signed_in(store, key)
+        rivals: list[Coroutine[Any, Any, object]] = [
+            store.save(key, data=b"late", user="ann"),
+            store.end(key, Reason.LOGOUT),
+            store.touch([Touch(key, IDLE, 0.0)]),
+            store.save(key, data=b"later", user="ann"),
+        ]
+        await asyncio.gather(*rivals[number % 4 :], *rivals[: number % 4])
+        assert await store.load(key) is Reason.LOGOUT
+
+
+# end
+
+
+async def test_an_ended_session_is_over_for_its_reason(store: SessionStore) -> None:
+    await signed_in(store, A)
+    assert await store.end(A, Reason.EVICTED) is True
+    assert await store.load(A) is Reason.EVICTED
+    assert await store.peek(A) is Reason.EVICTED
+    assert await store.save(A, data=b"x", user=None) is Reason.EVICTED
+    assert await store.touch([Touch(A, IDLE)]) == [Reason.EVICTED]
+
+
+async def test_the_first_reason_stands(store: SessionStore, clock: ManualClock) -> None:
+    await signed_in(store, A)
+    await signed_in(store, B)
+    assert await store.end(A, Reason.LOGOUT)
+    assert await store.end(A, Reason.REVOKED) is False
+    assert await store.load(A) is Reason.LOGOUT
+    clock.advance(IDLE)
+    assert await store.end(B, Reason.LOGOUT) is False
+    assert await store.load(B) is Reason.IDLE
+    clock.advance(ABSOLUTE)
+    assert await store.load(A) is Reason.LOGOUT
+
+
+async def test_what_never_was_cannot_be_ended(store: SessionStore) -> None:
+    assert await store.end(NOBODY, Reason.LOGOUT) is False
+    assert await store.load(NOBODY) is Reason.UNKNOWN
+
+
+# rotate
+
+
+async def test_rotate_begins_the_new_and_ends_the_old(store: SessionStore, clock: ManualClock) -> None:
+    await store.create(A, data=b"guest", user=None, policy=POLICY)
+    clock.advance(500)
+    assert await store.rotate(A, B, data=b"member", user="ann", policy=POLICY) == Left(IDLE, ABSOLUTE)
+    assert await store.load(A) is Reason.ROTATED
+    assert await store.load(B) == Record(b"member", "ann", clock.wall(), Left(IDLE, ABSOLUTE))
+
+
+async def test_rotate_needs_no_old_session(store: SessionStore, clock: ManualClock) -> None:
+    await signed_in(store, A)
+    await signed_in(store, B)
+    await store.end(A, Reason.LOGOUT)
+    clock.advance(IDLE)
+    for number, (old, why) in enumerate([(A, Reason.LOGOUT), (B, Reason.IDLE), (NOBODY, Reason.UNKNOWN)]):
+        new = key_of(f"new {number}")
+        await store.rotate(old, new, data=b"", user="ann", policy=POLICY)
+        assert await store.load(old) is why
+        assert isinstance(await store.load(new), Record)
+
+
+@pytest.mark.parametrize("taken_by_itself", [False, True])
+async def test_rotate_to_a_used_key_changes_nothing(store: SessionStore, taken_by_itself: bool) -> None:
+    await signed_in(store, A)
+    await signed_in(store, B, user="bob")
+    before = await store.load(A), await store.load(B)
+    with pytest.raises(StoreError):
+        await store.rotate(A, A if taken_by_itself else B, data=b"", user="eve", policy=POLICY)
+    assert (await store.load(A), await store.load(B)) == before
+
+
+# end_user
+
+
+async def test_end_user_ends_all_that_live_but_one(store: SessionStore, clock: ManualClock) -> None:
+    old, over = key_of("old"), key_of("over")
+    await signed_in(store, old)
+    clock.advance(IDLE)
+    for key in (A, B, C, over):
+        await signed_in(store, key)
+    await store.end(over, Reason.LOGOUT)
+    bob, guest = key_of("bob"), key_of("guest")
+    await signed_in(store, bob, user="bob")
+    await signed_in(store, guest, user=None)
+    assert await store.end_user("ann", Reason.REVOKED, keep=B) == 2
+    assert [await store.peek(key) for key in (A, C, over, old)] == [
+        Reason.REVOKED,
+        Reason.REVOKED,
+        Reason.LOGOUT,
+        Reason.IDLE,
+    ]
+    for key in (B, bob, guest):
+        assert isinstance(await store.load(key), Record)
+    assert await store.end_user("ann", Reason.REVOKED) == 1
+    assert await store.end_user("ann", Reason.REVOKED) == 0
+    assert await store.end_user("nobody", Reason.REVOKED) == 0
+
+
+# sweep
+
+
+async def test_sweep_keeps_what_someone_may_ask_for(store: SessionStore, clock: ManualClock) -> None:
+    await signed_in(store, A)
+    await signed_in(store, B)
+    await signed_in(store, C)
+    await store.end(A, Reason.LOGOUT)
+    clock.advance(IDLE - 1)
+    await store.touch([Touch(C, IDLE)])
+    clock.advance(1)
+    assert await store.sweep() == 0
+    assert await store.load(A) is Reason.LOGOUT
+    assert await store.load(B) is Reason.IDLE
+    record = await store.load(C)
+    assert isinstance(record, Record)
+    assert record.data == b"cart"
+    clock.advance(ABSOLUTE - IDLE)
+    assert await store.sweep() == 0
+    assert await store.load(A) is Reason.LOGOUT
+    assert await store.load(B) is Reason.ABSOLUTE
+
+
+async def test_sweep_forgets_what_has_been_over_for_a_day(store: SessionStore, clock: ManualClock) -> None:
+    long = Policy(idle_timeout=IDLE, absolute_timeout=7 * DAY)
+    tombstone, expired, alive = key_of("tombstone"), key_of("expired"), key_of("alive")
+    await signed_in(store, A)
+    await signed_in(store, B, policy=ENDLESS)
+    await signed_in(store, C, policy=ENDLESS)
+    await signed_in(store, tombstone, policy=long)
+    await signed_in(store, expired, policy=long)
+    await store.end(B, Reason.LOGOUT)
+    await store.end(tombstone, Reason.LOGOUT)
+    clock.advance(DAY - 1)
+    assert await store.sweep() == 0
+    clock.advance(1)  # B
+    assert await store.sweep() == 1
+    assert await store.load(B) is Reason.UNKNOWN
+    clock.advance(IDLE)  # A and C
+    assert await store.sweep() == 2
+    assert [await store.load(key) for key in (A, C)] == [Reason.UNKNOWN] * 2
+    clock.advance(5 * DAY)  # the others only after their absolute deadline
+    await signed_in(store, alive)
+    assert await store.sweep() == 0
+    assert [await store.load(key) for key in (tombstone, expired)] == [Reason.LOGOUT, Reason.IDLE]
+    clock.advance(DAY - IDLE)
+    assert await store.sweep() == 2
+    assert await store.sweep() == 0
+    assert await store.load(alive) is Reason.ABSOLUTE
+
+
+# watch
+
+
+async def test_watch_tells_every_end_once_to_everyone(store: SessionStore) -> None:
+    first = store.watch()
+    for key in (A, B, C):
+        await signed_in(store, key)
+    await store.end(A, Reason.LOGOUT)
+    second = store.watch()
+    await store.end(A, Reason.REVOKED)
+    await store.rotate(B, key_of("b2"), data=b"", user="bob", policy=POLICY)
+    assert await store.end_user("ann", Reason.EVICTED) == 1
+    assert await at_once(anext(first)) == Ended(A, Reason.LOGOUT)
+    await store.close()
+    rest = [Ended(B, Reason.ROTATED), Ended(C, Reason.EVICTED)]
+    assert await at_once(told(first)) == rest
+    assert await at_once(told(second)) == rest
+
+
+async def test_watch_counts_from_its_call(store: SessionStore) -> None:
+    await signed_in(store, A)
+    await signed_in(store, B)
+    await store.end(A, Reason.LOGOUT)
+    watch = store.watch()
+    await store.end(B, Reason.LOGOUT)
+    assert await at_once(anext(watch)) == Ended(B, Reason.LOGOUT)
+
+
+async def test_a_waiting_watch_hears_at_once(store: SessionStore) -> None:
+    await signed_in(store, A)
+    waiting = asyncio.ensure_future(anext(store.watch()))
+    await store.end(A, Reason.LOGOUT)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert waiting.done()
+    assert waiting.result() == Ended(A, Reason.LOGOUT)
+
+
+async def test_an_end_that_did_not_happen_is_not_told(store: SessionStore, clock: ManualClock) -> None:
+    await signed_in(store, A)
+    watch = store.watch()
+    clock.advance(IDLE)
+    await store.end(A, Reason.LOGOUT)
+    await store.end(NOBODY, Reason.LOGOUT)
+    await store.rotate(A, B, data=b"", user=None, policy=POLICY)
+    await store.sweep()
+    await store.close()
+    assert await at_once(told(watch)) == []
+
+
+async def test_close_finishes_a_waiting_watch(store: SessionStore) -> None:
+    watch = store.watch()
+    waiting = asyncio.ensure_future(told(watch))
+    await asyncio.sleep(0)
+    await store.close()
+    assert await at_once(waiting) == []
+    assert await at_once(told(watch)) == []
+
+
+async def test_an_abandoned_watch_costs_nothing(store: SessionStore) -> None:
+    watch = store.watch()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(anext(watch), 0.01)
+    del watch
+    gc.collect()
+    assert not store._watches  # type: ignore[attr-defined]
+
+
+# open, close, cancel
+
+
+async def test_a_store_that_is_not_open_is_unavailable(unopened: SessionStore) -> None:
+    store = unopened
+
+    async def refuses_all() -> None:
+        for method in (
+            store.create(A, data=b"", user=None, policy=POLICY),
+            store.load(A),
+            store.save(A, data=b"", user=None),
+            store.peek(A),
+            store.touch([Touch(A, IDLE)]),
+            store.end(A, Reason.LOGOUT),
+            store.rotate(A, B, data=b"", user=None, policy=POLICY),
+            store.end_user("ann", Reason.REVOKED),
+            store.sweep(),
+        ):
+            with pytest.raises(StoreUnavailable):
+                await method
+        with pytest.raises(StoreUnavailable):
+            store.watch()
+
+    await refuses_all()
+    await store.open()
+    await store.close()
+    await refuses_all()
+    await store.close()
+
+
+async def test_cancelling_a_caller_harms_nobody(store: SessionStore) -> None:
+    await signed_in(store, A)
+    await signed_in(store, B)
+    calls = [asyncio.ensure_future(store.touch([Touch(A, IDLE)])) for _ in range(20)]
+    ending = asyncio.ensure_future(store.end(B, Reason.LOGOUT))
+    await asyncio.sleep(0)
+    for call in (*calls[::2], ending):
+        call.cancel()
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert results[1::2] == [[Left(IDLE, ABSOLUTE)]] * 10
+    # Whether the cancelled end was stored is not known, but it is whole.
+    after = await store.load(B)
+    assert after is Reason.LOGOUT or isinstance(after, Record)
+    assert await store.end(B, Reason.REVOKED) is isinstance(after, Record)
+
+
+# The model
+
+
+@dataclass
+class Session:
+    """What the model knows of a session."""
+
+    data: bytes
+    user: str | None
+    created: float
+    idle_at: float
+    absolute_at: float
+    ended_at: float | None = None
+    reason: Reason | None = None
+
+    def over(self, now: float) -> Reason | None:
+        if self.reason:
+            return self.reason
+        if now >= self.absolute_at:
+            return Reason.ABSOLUTE
+        return Reason.IDLE if now >= self.idle_at else None
+
+
+REASONS = st.sampled_from([Reason.LOGOUT, Reason.REVOKED, Reason.EVICTED])
+USERS = st.sampled_from([None, "ann", "bob"])
+POLICIES = st.sampled_from([POLICY, ENDLESS, Policy(idle_timeout=IDLE, absolute_timeout=IDLE + 200)])
+# Quarters are exact in binary, so the model's sums are those of every store.
+IDLES = st.none() | st.sampled_from([-1.0, 0.0, 5.25, inf])
+KEEPS = st.none() | st.integers(-400, 4 * int(IDLE)).map(lambda quarters: quarters / 4)
+PAUSES = st.integers(0, 2400).map(lambda quarters: quarters / 4) | st.sampled_from([IDLE, ABSOLUTE, DAY])
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Drives a store and the model side by side; they must agree on all and after every step."""
+
+    name: str
+    keys = Bundle("keys")
+    requests = Bundle("requests")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = ManualClock()
+        self.model: dict[bytes, Session] = {}
+        self.expected: list[Ended] = []
+        self.numbers = count()
+        self.runner = asyncio.Runner()
+        self.folder = TemporaryDirectory()
+        self.store = STORES[self.name](Path(self.folder.name), self.clock)
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(work)
+
+    def left(self, key: bytes) -> Left | Reason:
+        session = self.model.get(key)
+        if session is None:
+            return Reason.UNKNOWN
+        now = self.clock.wall()
+        return session.over(now) or Left(session.idle_at - now, session.absolute_at - now)
+
+    def begin(self, data: bytes, user: str | None, policy: Policy) -> bytes:
+        key, now = key_of(f"session {next(self.numbers)}"), self.clock.wall()
+        absolute_at = inf if policy.absolute_timeout is None else now + policy.absolute_timeout
+        self.model[key] = Session(data, user, now, now + policy.idle_timeout, absolute_at)
+        return key
+
+    def finish(self, key: bytes, reason: Reason) -> bool:
+        session = self.model[key]
+        if session.over(self.clock.wall()):
+            return False
+        session.ended_at, session.reason, session.user = self.clock.wall(), reason, None
+        self.expected.append(Ended(key, reason))
+        return True
+
+    async def open(self) -> None:
+        await self.store.open()
+        self.watch = self.store.watch()
+
+    async def shut(self) -> None:
+        await self.store.close()
+        assert sorted(await told(self.watch)) == sorted(self.expected)
+        self.expected.clear()
+
+    @initialize()
+    def start(self) -> None:
+        self.run(self.open())
+
+    @rule(target=keys, data=st.binary(max_size=20), user=USERS, policy=POLICIES)
+    def create(self, data: bytes, user: str | None, policy: Policy) -> bytes:
+        key = self.begin(data, user, policy)
+        assert self.run(self.store.create(key, data=data, user=user, policy=policy)) == self.left(key)
+        return key
+
+    @rule(target=keys, old=keys, data=st.binary(max_size=20), user=USERS, policy=POLICIES)
+    def sign_in(self, old: bytes, data: bytes, user: str | None, policy: Policy) -> bytes:
+        if old in self.model:
+            self.finish(old, Reason.ROTATED)
+        new = self.begin(data, user, policy)
+        assert self.run(self.store.rotate(old, new, data=data, user=user, policy=policy)) == self.left(new)
+        return new
+
+    @rule(lines=st.lists(st.builds(Touch, keys, KEEPS, IDLES), max_size=8))
+    def touch(self, lines: list[Touch]) -> None:
+        expected = []
+        for line in lines:
+            if isinstance(self.left(line.key), Left) and line.keep is not None:
+                session = self.model[line.key]
+                until = max(session.idle_at, self.clock.wall() + line.keep)
+                session.idle_at = min(until, session.absolute_at)
+            expected.append(self.left(line.key))
+        assert list(self.run(self.store.touch(lines))) == expected
+
+    @rule(target=requests, key=keys)
+    def begin_request(self, key: bytes) -> Any:
+        loaded = self.run(self.store.load(key))
+        if isinstance(loaded, Reason):
+            return multiple()
+        session = self.model[key]
+        assert loaded[:3] == (session.data, session.user, session.created)
+        return key, loaded.data
+
+    @rule(request=requests, more=st.binary(max_size=5), user=USERS)
+    def finish_request(self, request: tuple[bytes, bytes], more: bytes, user: str | None) -> None:
+        key, data = request
+        left = self.left(key)
+        if isinstance(left, Left):
+            self.model[key].data, self.model[key].user = data + more, user
+        assert self.run(self.store.save(key, data=data + more, user=user)) == left
+
+    @rule(key=keys, reason=REASONS)
+    def end(self, key: bytes, reason: Reason) -> None:
+        lived = key in self.model and self.finish(key, reason)
+        assert self.run(self.store.end(key, reason)) is lived
+
+    @rule(user=st.sampled_from(["ann", "bob"]), reason=REASONS, keep=st.none() | keys)
+    def end_user(self, user: str, reason: Reason, keep: bytes | None) -> None:
+        already = len(self.expected)
+        for key, session in self.model.items():
+            if session.user == user and key != keep:
+                self.finish(key, reason)
+        assert self.run(self.store.end_user(user, reason, keep=keep)) == len(self.expected) - already
+
+    @rule(seconds=PAUSES)
+    def advance(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
+    @rule()
+    def sweep(self) -> None:
+        now = self.clock.wall()
+        gone = [
+            key
+            for key, session in self.model.items()
+            if (session.absolute_at == inf or now >= session.absolute_at)
+            and now >= (session.ended_at or session.idle_at) + DAY
+        ]
+        for key in gone:
+            del self.model[key]
+        assert self.run(self.store.sweep()) == len(gone)
+
+    @precondition(lambda self: self.name != "memory")
+    @rule()
+    def reopen(self) -> None:
+        self.run(self.shut())
+        self.run(self.open())
+
+    @invariant()
+    def agrees(self) -> None:
+        if self.model:
+            for key, session in self.model.items():
+                loaded = self.run(self.store.load(key))
+                left = self.left(key)
+                if isinstance(left, Left):
+                    assert loaded == Record(session.data, session.user, session.created, left)
+                else:
+                    assert loaded is left
+
+    def teardown(self) -> None:
+        self.run(self.shut())
+        self.runner.close()
+        self.folder.cleanup()
+
+
+@pytest.mark.parametrize("name", STORES)
+def test_the_store_matches_the_model(name: str) -> None:
+    machine = type("Machine", (StoreMachine,), {"name": name})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=60,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow],
+        ),
+    )

@@ -1,0 +1,433 @@
+/** The runner in a window of its own making: no network, and time passes when told to. */
+
+import assert from "node:assert/strict";
+import { describe, test } from "node:test";
+
+import { baseOf, Keepalive } from "../../web/keepalive.js";
+
+const HELLO = { type: "hello", interval: 25, idle_timeout: 1800, expires_in: 1700, ends_in: 40_000, warn_before: 60, mode: "presence", spread: 3 };
+const BEAT = { type: "beat", n: 1, expires_in: 1800, ends_in: 40_000 };
+
+/** Listeners that a test can call with any event, trusted ones too. */
+class Target {
+  listeners = new Set();
+
+  addEventListener(type, listener, { signal } = {}) {
+    if (signal?.aborted) return;
+    const entry = { type, listener };
+    this.listeners.add(entry);
+    signal?.addEventListener("abort", () => this.listeners.delete(entry));
+  }
+
+  fire(type, fields = {}) {
+    for (const entry of [...this.listeners]) {
+      if (entry.type === type && this.listeners.has(entry)) entry.listener({ type, isTrusted: true, ...fields });
+    }
+  }
+}
+
+class Socket extends Target {
+  static made = [];
+  static blocked = false;
+  readyState = 0;
+  sent = [];
+  closed = [];
+
+  constructor(url, protocol) {
+    super();
+    if (Socket.blocked) throw new TypeError("blocked by policy");
+    Object.assign(this, { url: String(url), protocol });
+    Socket.made.push(this);
+  }
+
+  send(text) {
+    assert.equal(this.readyState, 1, "send() before open throws");
+    this.sent.push(JSON.parse(text));
+  }
+
+  close(code) {
+    assert.notEqual(this.readyState, 0, "Safari fails on close() while connecting");
+    this.readyState = 2;
+    this.closed.push(code);
+  }
+
+  /** The server speaks. */
+  say(...messages) {
+    if (this.readyState === 0) {
+      this.readyState = 1;
+      this.fire("open");
+    }
+    for (const message of messages) this.fire("message", { data: typeof message === "string" ? message : JSON.stringify(message) });
+    return this;
+  }
+
+  /** The connection is gone. */
+  lose(code = 1006) {
+    this.readyState = 3;
+    this.fire("close", { code });
+  }
+}
+
+function world() {
+  Socket.made = [];
+  Socket.blocked = false;
+  const window = new Target();
+  const timers = new Map();
+  let now = 1_800_000_000_000;
+  let last = 0;
+  Object.assign(window, {
+    AbortSignal, TextEncoder,
+    WebSocket: Socket,
+    Date: { now: () => now },
+    Math: Object.create(Math, { random: { value: () => 0.5 } }),
+    navigator: { onLine: true },
+    document: Object.assign(new Target(), { visibilityState: "visible", baseURI: "https://app.example/shop/" }),
+    setTimeout: (run, delay) => (timers.set(++last, { run, at: now + delay }), last),
+    clearTimeout: (id) => timers.delete(id),
+    errors: [],
+    reportError: (error) => window.errors.push(error),
+    requests: [],
+    answers: [],
+    fetch: async (url, options) => {
+      window.requests.push({ url: String(url), ...options, body: JSON.parse(options.body) });
+      const answer = window.answers.shift();
+      if (answer === undefined) throw new TypeError("no network");
+      return { text: async () => (typeof answer === "string" ? answer : JSON.stringify(answer)) };
+    },
+    timers,
+    async pass(seconds) {
+      const until = now + seconds * 1_000;
+      for (;;) {
+        const due = [...timers].filter(([, { at }]) => at <= until).sort((a, b) => a[1].at - b[1].at)[0];
+        if (!due) break;
+        timers.delete(due[0]);
+        now = Math.max(now, due[1].at);
+        due[1].run();
+        await settled();
+      }
+      now = until;
+    },
+  });
+  const keepalive = new Keepalive({ src: "/keepalive", env: window });
+  const heard = [];
+  for (const type of ["beat", "statechange", "warning", "end", "push"]) {
+    keepalive.addEventListener(`session-${type}`, (event) => heard.push(event));
+  }
+  const said = (type) => heard.filter((event) => event.type === `session-${type}`);
+  return { window, keepalive, heard, said, socket: () => Socket.made.at(-1) };
+}
+
+const settled = () => new Promise((resolve) => setImmediate(resolve));
+
+function opened() {
+  const all = world();
+  all.keepalive.start();
+  all.socket().say(HELLO, BEAT);
+  return all;
+}
+
+describe("the socket", () => {
+  test("goes to ws under src, by the protocol's name", () => {
+    const { keepalive, socket } = world();
+    keepalive.start();
+    assert.equal(socket().url, "wss://app.example/keepalive/ws");
+    assert.equal(socket().protocol, "keepalive.v1");
+  });
+
+  test("src may be absolute, relative, with or without a slash; by default it is the module's parent", () => {
+    const env = { document: { baseURI: "https://app.example/shop/" } };
+    for (const [src, base] of [["/k", "https://app.example/k/"], ["k/", "https://app.example/shop/k/"], ["http://b.example/k", "http://b.example/k/"]]) {
+      assert.equal(baseOf(src, env).href, base);
+    }
+    assert.equal(baseOf(null).href, new URL("../../", import.meta.url).href);
+  });
+
+  test("start twice opens one", () => {
+    const { keepalive } = opened();
+    keepalive.start();
+    assert.equal(Socket.made.length, 1);
+  });
+
+  test("a ping leaves inside the message handler, without timer or await", () => {
+    const { socket } = opened();
+    assert.equal(socket().sent.length, 1);
+    socket().say({ type: "ask" });
+    assert.equal(socket().sent.length, 2);
+    assert.deepEqual(socket().sent[1], { type: "ping", n: 2, visible: true });
+  });
+
+  test("a constructor that throws is one more failed attempt", async () => {
+    const { keepalive, window } = world();
+    Socket.blocked = true;
+    keepalive.start();
+    assert.equal(keepalive.state, "waiting");
+    window.answers.push(BEAT);
+    await window.pass(5);
+    assert.equal(keepalive.state, "polling");
+  });
+
+  test("an error without a close is given up after a second, and its late words count for nothing", async () => {
+    const { keepalive, window, socket } = opened();
+    const first = socket();
+    first.fire("error");
+    await window.pass(1);
+    assert.equal(keepalive.state, "waiting");
+    first.say({ type: "end", reason: "idle" });
+    first.lose(4501);
+    assert.equal(keepalive.state, "waiting");
+    await window.pass(3);
+    assert.equal(Socket.made.length, 2);
+  });
+
+  test("stop closes an open one with 1000, and one that connects only once it is open", () => {
+    const { keepalive, socket, window } = opened();
+    keepalive.stop();
+    assert.deepEqual(socket().closed, [1000]);
+    keepalive.start();
+    const connecting = socket();
+    keepalive.stop();
+    assert.deepEqual(connecting.closed, []);
+    connecting.readyState = 1;
+    connecting.fire("open");
+    assert.deepEqual(connecting.closed, [1000]);
+    assert.equal(window.timers.size, 0);
+    assert.equal(window.listeners.size + window.document.listeners.size, 0, "no listener is left on the page");
+  });
+
+  test("garbage, unknown types and types that are not the server's to say change nothing", () => {
+    const { keepalive, socket, heard } = opened();
+    const before = heard.length;
+    socket().say("", "null", "[]", "{", "42", { type: "stop" }, { type: "closed", code: 4501 }, { type: "later" }, { type: "constructor" });
+    assert.equal(keepalive.state, "open");
+    assert.equal(heard.length, before);
+  });
+});
+
+describe("what it tells", () => {
+  test("typed events with their fields, bubbling and composed", () => {
+    const { socket, said } = opened();
+    socket().say(
+      { ...BEAT, n: 2, times: 3, data: { unread: 1 } },
+      { type: "warning", expires_in: 60, why: "idle", extendable: true },
+      { type: "push", data: [1] },
+      { type: "end", reason: "revoked", login: "/login" },
+    );
+    const beat = said("beat")[1];
+    assert.deepEqual([beat.n, beat.expiresIn, beat.endsIn, beat.times, beat.data], [2, 1800, 40_000, 3, { unread: 1 }]);
+    assert.equal(said("beat")[0].times, 2, "the protocol's default");
+    const [warning] = said("warning");
+    assert.deepEqual([warning.expiresIn, warning.why, warning.extendable], [60, "idle", true]);
+    assert.deepEqual(said("push")[0].data, [1]);
+    assert.deepEqual([said("end")[0].reason, said("end")[0].login], ["revoked", "/login"]);
+    assert.deepEqual(said("statechange").map(({ previous, state }) => `${previous}>${state}`), ["idle>connecting", "connecting>open", "open>ended"]);
+    assert.ok(beat.bubbles && beat.composed);
+  });
+
+  test("properties", async () => {
+    const { keepalive, socket, window } = world();
+    assert.deepEqual([keepalive.state, keepalive.mode, keepalive.expiresIn, keepalive.endsIn, keepalive.reason, keepalive.warning], ["idle", null, null, null, null, null]);
+    keepalive.start();
+    socket().say(HELLO);
+    await window.pass(10);
+    assert.deepEqual([keepalive.mode, keepalive.expiresIn, keepalive.endsIn], ["presence", 1690, 39_990]);
+    socket().say({ ...BEAT, ends_in: undefined });
+    assert.equal(keepalive.endsIn, null);
+    socket().say({ type: "warning", expires_in: 5, why: "idle", extendable: false });
+    assert.deepEqual(keepalive.warning, { why: "idle", extendable: false });
+    assert.equal(keepalive.expiresIn, 5);
+    socket().say({ type: "end", reason: "idle" });
+    assert.deepEqual([keepalive.state, keepalive.reason, keepalive.warning], ["ended", "idle", null]);
+  });
+
+  test("a listener may stop or start it, and everything stays in order", () => {
+    const { keepalive, socket, said } = opened();
+    keepalive.addEventListener("session-end", () => keepalive.start(), { once: true });
+    socket().say({ type: "end", reason: "idle" });
+    assert.equal(keepalive.state, "connecting");
+    keepalive.addEventListener("session-beat", () => keepalive.stop());
+    socket().say(HELLO, BEAT);
+    assert.deepEqual(said("statechange").slice(2).map(({ state }) => state), ["ended", "connecting", "open", "idle"]);
+  });
+});
+
+describe("what it says", () => {
+  test("idle counts from the last trusted input, and is left out before any", async () => {
+    const { window, socket } = opened();
+    assert.ok(!("idle" in socket().sent[0]));
+    window.fire("keydown", { isTrusted: false });
+    await window.pass(10);
+    window.fire("pointermove", { movementX: 0, movementY: 0 });
+    assert.equal(socket().sent.length, 1, "neither a script nor a resting pointer is a user");
+    window.fire("keydown");
+    assert.equal(socket().sent[1].idle, 0, "the first sign of a user is told at once");
+    await window.pass(7);
+    socket().say({ type: "ask" });
+    assert.equal(socket().sent[2].idle, 7);
+  });
+
+  test("a user who comes back is told of at once, one who goes on is not", async () => {
+    const { window, socket } = opened();
+    await window.pass(3);
+    window.fire("pointerdown");
+    for (let second = 0; second < 20; second++) {
+      await window.pass(1);
+      window.fire("pointermove", { movementX: 1, movementY: 0 });
+    }
+    assert.equal(socket().sent.length, 2);
+    for (let i = 0; i < 3; i++) await window.pass(20).then(() => socket().say(BEAT));
+    const before = socket().sent.length;
+    window.fire("wheel");
+    assert.equal(socket().sent.length, before + 1);
+  });
+
+  test("input under a warning that can be extended pings at once", async () => {
+    const { window, socket } = opened();
+    window.fire("keydown");
+    await window.pass(5);
+    socket().say({ type: "warning", expires_in: 60, why: "idle", extendable: true });
+    const before = socket().sent.length;
+    window.fire("keydown");
+    assert.equal(socket().sent.length, before + 1);
+  });
+
+  test("visible is as the page is", () => {
+    const { window, socket } = opened();
+    window.document.visibilityState = "hidden";
+    socket().say({ type: "ask" });
+    assert.equal(socket().sent[1].visible, false);
+  });
+
+  test("data rides on each ping", () => {
+    const { keepalive, socket } = opened();
+    keepalive.data = () => ({ page: 7 });
+    socket().say({ type: "ask" });
+    assert.deepEqual(socket().sent[1].data, { page: 7 });
+    keepalive.data = () => null;
+    socket().say({ type: "ask" });
+    assert.ok(!("data" in socket().sent[2]));
+  });
+
+  for (const [what, data] of [
+    ["throws", () => { throw new Error("mine"); }],
+    ["is no JSON", () => ({ n: 1n })],
+    ["is longer than the server takes", () => ({ text: "ü".repeat(2_100) })],
+  ]) {
+    test(`data that ${what} is reported and left behind: the session matters more`, () => {
+      const { keepalive, socket, window } = opened();
+      keepalive.data = data;
+      socket().say({ type: "ask" });
+      assert.deepEqual(socket().sent[1], { type: "ping", n: 2, visible: true });
+      assert.equal(window.errors.length, 1);
+    });
+  }
+});
+
+describe("the page's life", () => {
+  test("pagehide and freeze close with 1000; pageshow from the cache and resume come back", () => {
+    for (const [out, back] of [
+      [(window) => window.fire("pagehide"), (window) => window.fire("pageshow", { persisted: true })],
+      [(window) => window.document.fire("freeze"), (window) => window.document.fire("resume")],
+    ]) {
+      const { keepalive, socket, window } = opened();
+      const first = socket();
+      out(window);
+      assert.equal(keepalive.state, "frozen");
+      assert.deepEqual(first.closed, [1000]);
+      back(window);
+      assert.equal(keepalive.state, "connecting");
+      assert.notEqual(socket(), first);
+    }
+  });
+
+  test("a page thawed without having been frozen probes its socket", async () => {
+    const { socket, window } = opened();
+    await window.pass(5);
+    window.fire("pageshow", { persisted: true });
+    assert.equal(socket().sent.length, 2);
+    assert.equal(Socket.made.length, 1);
+  });
+
+  test("a page just loaded is not a page restored", async () => {
+    const { socket, window } = opened();
+    await window.pass(5);
+    window.fire("pageshow", { persisted: false });
+    assert.equal(socket().sent.length, 1);
+  });
+
+  test("a page that becomes visible pings; one that hides does not", async () => {
+    const { socket, window } = opened();
+    await window.pass(5);
+    window.document.visibilityState = "hidden";
+    window.document.fire("visibilitychange");
+    assert.equal(socket().sent.length, 1);
+    window.document.visibilityState = "visible";
+    window.document.fire("visibilitychange");
+    assert.equal(socket().sent.length, 2);
+  });
+
+  test("offline is not logged out, and online reconnects at once", () => {
+    const { keepalive, socket, window, said } = opened();
+    window.navigator.onLine = false;
+    window.fire("offline");
+    socket().lose();
+    assert.equal(keepalive.state, "offline");
+    window.navigator.onLine = true;
+    window.fire("online");
+    assert.equal(keepalive.state, "connecting");
+    assert.deepEqual(said("end"), []);
+  });
+});
+
+describe("HTTP", () => {
+  test("a cookie that is due is fetched by one POST of a ping", async () => {
+    const { socket, window, said } = opened();
+    window.answers.push({ ...BEAT, n: 2 });
+    socket().say({ ...BEAT, renew: true });
+    assert.equal(window.requests.length, 1);
+    const { url, method, headers, body, cache } = window.requests[0];
+    assert.equal(url, "https://app.example/keepalive/heartbeat");
+    assert.deepEqual([method, headers, cache], ["POST", { "Content-Type": "application/json" }, "no-store"]);
+    assert.deepEqual(body, { type: "ping", n: 2, visible: true });
+    await settled();
+    assert.equal(said("beat").length, 2, "the two of the socket");
+  });
+
+  test("polls where WebSockets are blocked, and returns to them on a wake", async () => {
+    const { keepalive, socket, window, said } = world();
+    keepalive.start();
+    window.answers.push(BEAT, "<html>a portal</html>", BEAT);
+    for (let i = 0; i < 3; i++) {
+      socket().lose();
+      if (keepalive.state === "waiting") await window.pass(2);
+    }
+    await settled();
+    assert.equal(keepalive.state, "polling");
+    assert.equal(said("beat").length, 1);
+    await window.pass(25);
+    assert.equal(window.requests.length, 2);
+    assert.equal(said("beat").length, 1, "a portal's page is no beat");
+    await window.pass(10);
+    assert.equal(said("beat").length, 2, "and not the end either");
+    window.document.fire("visibilitychange");
+    assert.equal(keepalive.state, "connecting");
+    socket().say(HELLO);
+    assert.equal(keepalive.state, "open");
+  });
+
+  test("ends by a POST that says so", async () => {
+    const { keepalive, socket, window, said } = opened();
+    window.answers.push({ type: "end", reason: "logout" });
+    socket().say({ ...BEAT, renew: true });
+    await settled();
+    assert.equal(keepalive.state, "ended");
+    assert.equal(said("end")[0].reason, "logout");
+    assert.deepEqual(socket().closed, [1000]);
+  });
+});
+
+test("a timer never waits longer than setTimeout can", () => {
+  const { socket, window } = opened();
+  socket().say({ type: "wait", n: 1, retry_in: 1e300, why: "store" });
+  socket().say(JSON.stringify(HELLO));
+  for (const { at } of window.timers.values()) assert.ok(at - window.Date.now() < 2 ** 31);
+});

@@ -1,0 +1,529 @@
+/** The state machine of a page: its table, its scenarios, and what no order of events may break. */
+
+import assert from "node:assert/strict";
+import { describe, test } from "node:test";
+
+import { initial, MESSAGES, nearest, next, TABLE } from "../../web/machine.js";
+
+const HELLO = {
+  type: "hello", interval: 25, idle_timeout: 1800, expires_in: 1700, ends_in: 40_000,
+  warn_before: 60, mode: "presence", spread: 3,
+};
+const BEAT = { type: "beat", n: 1, expires_in: 1800, ends_in: 40_000 };
+const BEGINNING = 1_800_000_000_000;
+
+/** A page in a world of its own: time passes when told to, and timers fire as a browser's would. */
+class Page {
+  context = initial;
+  now = BEGINNING;
+  random = 0.5;
+  online = true;
+  effects = [];
+
+  tell(...events) {
+    this.effects = [];
+    for (const event of events) {
+      const { now, random, online } = this;
+      const { context, effects } = next(this.context, typeof event === "string" ? { type: event } : event, { now, random, online });
+      this.context = context;
+      this.effects.push(...effects);
+    }
+    return this;
+  }
+
+  /** Let `seconds` pass with working timers. */
+  pass(seconds) {
+    const until = this.now + seconds * 1_000;
+    const seen = [];
+    for (let at = nearest(this.context); at <= until; at = nearest(this.context)) {
+      this.now = Math.max(this.now, at);
+      seen.push(...this.tell("tick").effects);
+    }
+    this.now = until;
+    this.effects = seen;
+    return this;
+  }
+
+  /** Let pass what is left until the next retry. */
+  retry() {
+    return this.pass((this.context.deadlines.retry - this.now) / 1_000);
+  }
+
+  /** Let `seconds` pass while nothing runs, as in sleep. */
+  sleep(seconds) {
+    this.now += seconds * 1_000;
+    return this;
+  }
+
+  get state() {
+    return this.context.state;
+  }
+
+  /** Effects since last told, as short words. */
+  get did() {
+    return this.effects.map((effect) => (effect.type === "emit" ? effect.message.type : effect.type));
+  }
+}
+
+const opened = () => new Page().tell("start", HELLO, BEAT);
+const polling = () => {
+  const page = new Page().tell("start");
+  const refused = { type: "closed", code: 1006 };
+  return page.tell(refused).retry().tell(refused).retry().tell(refused);
+};
+
+/** A page in each state. */
+const IN = {
+  idle: () => new Page(),
+  connecting: () => new Page().tell("start"),
+  open: opened,
+  waiting: () => opened().tell({ type: "closed", code: 1006 }),
+  offline: () => {
+    const page = opened();
+    page.online = false;
+    return page.tell({ type: "closed", code: 1006 });
+  },
+  polling,
+  frozen: () => opened().tell("freeze"),
+  ended: () => opened().tell({ type: "end", reason: "logout" }),
+};
+
+const EVENTS = [
+  "start", "stop", "freeze", "thaw", "wake", "online", "offline", "nudge", "tick", "error", "jump", "nonsense",
+  ...new Set(Object.values(TABLE).flatMap((row) => Object.keys(row))),
+].map((type) => ({ type })).concat([
+  HELLO, BEAT, { ...BEAT, renew: true }, { type: "ask" }, { type: "wait", n: 1, retry_in: 2, why: "store" },
+  { type: "warning", expires_in: 60, why: "idle", extendable: true }, { type: "push", data: 1 },
+  { type: "end", reason: "idle" }, { type: "beat" }, { type: "hello", interval: "x", spread: null },
+  { type: "posted", n: 1, message: null }, { type: "posted", n: 2, message: BEAT },
+  { type: "posted", n: 2, message: { type: "end", reason: "idle" } },
+  ...[1000, 1001, 1006, 1009, 1011, 1012, 1013, 4001, 4004, 4499, 4500, 4501, 4506, 4999].map((code) => ({ type: "closed", code })),
+]);
+
+describe("the table", () => {
+  test("knows every state it leads to", () => {
+    for (const [state, row] of Object.entries(TABLE)) {
+      assert.ok(state in IN, state);
+      for (const { to } of Object.values(row)) if (typeof to === "string") assert.ok(to in TABLE, to);
+    }
+  });
+
+  for (const [state, make] of Object.entries(IN)) {
+    test(`${state} takes every event`, () => {
+      for (const event of EVENTS) {
+        const page = make();
+        assert.equal(page.state, state);
+        page.tell(event);
+        assert.ok(page.state in TABLE, `${state} --${event.type}--> ${page.state}`);
+        if (!(event.type in TABLE[state])) {
+          assert.equal(page.state, state, `${event.type} is not in the row of ${state}`);
+          assert.deepEqual(page.effects, []);
+        }
+      }
+    });
+  }
+
+  test("every deadline is an event of the state that set it", () => {
+    for (const [state, make] of Object.entries(IN)) {
+      for (const event of EVENTS) {
+        const { context } = make().tell(event);
+        for (const name of Object.keys(context.deadlines)) assert.ok(name in TABLE[context.state], `${state} ${event.type} ${name}`);
+      }
+    }
+  });
+
+  test("next() changes nothing it was given", () => {
+    const { context } = opened();
+    const before = structuredClone(context);
+    for (const event of EVENTS) next(context, event, { now: BEGINNING + 90_000, random: 0.5, online: true });
+    assert.deepEqual(context, before);
+  });
+});
+
+describe("a life in order", () => {
+  test("connects, greets, pings at once, and pings on", () => {
+    const page = new Page();
+    assert.deepEqual(page.tell("start").did, ["connect"]);
+    assert.deepEqual(page.tell(HELLO).effects, [{ type: "send", n: 1 }]);
+    assert.equal(page.state, "open");
+    assert.deepEqual(page.tell(BEAT).did, ["beat"]);
+    assert.deepEqual(page.pass(24.9).did, []);
+    assert.deepEqual(page.pass(0.1).effects, [{ type: "send", n: 2 }]);
+  });
+
+  for (const [random, due] of [[0, 22.5], [0.999999, 27.5]]) {
+    test(`pings every interval ±10 % (random ${random})`, () => {
+      const page = new Page();
+      page.random = random;
+      page.tell("start", HELLO);
+      assert.deepEqual(page.pass(due - 0.1).did, []);
+      assert.deepEqual(page.pass(0.1).did, ["send"]);
+    });
+  }
+
+  test("answers an ask at once and starts the interval anew", () => {
+    const page = opened().sleep(20).tell("ask");
+    assert.deepEqual(page.did, ["send"]);
+    assert.deepEqual(page.pass(24).did, []);
+    assert.deepEqual(page.pass(1).did, ["send"]);
+  });
+
+  test("a nudge pings at once, but not more than every two seconds", () => {
+    const page = opened().sleep(10);
+    assert.deepEqual(page.tell("nudge").did, ["send"]);
+    assert.deepEqual(page.tell("nudge", "nudge", "nudge").did, []);
+    assert.deepEqual(page.pass(2).did, ["send"]);
+  });
+
+  test("a wait extends nothing and pings again in time", () => {
+    const page = opened();
+    const { expiresAt } = page.context;
+    assert.deepEqual(page.sleep(1).tell({ type: "wait", n: 1, retry_in: 2, why: "store" }).did, []);
+    assert.equal(page.context.expiresAt, expiresAt);
+    assert.deepEqual(page.pass(1.9).did, []);
+    assert.deepEqual(page.pass(0.4).did, ["send"]);
+  });
+
+  test("a beat tells the deadlines, in time of the page's own clock", () => {
+    const { context } = opened().sleep(5).tell({ type: "beat", n: 2, expires_in: 7, ends_in: 9 });
+    assert.equal(context.expiresAt, BEGINNING + 12_000);
+    assert.equal(context.endsAt, BEGINNING + 14_000);
+  });
+
+  test("stop leaves quietly, and nothing more happens", () => {
+    const page = opened();
+    assert.deepEqual(page.tell("stop").did, ["drop"]);
+    assert.equal(page.state, "idle");
+    assert.deepEqual(page.pass(3_600).did, []);
+  });
+});
+
+describe("a warning", () => {
+  const warning = { type: "warning", expires_in: 60, why: "idle", extendable: true };
+
+  test("is told, and stands until a beat proves it past", () => {
+    const page = opened();
+    assert.deepEqual(page.tell(warning).did, ["warning"]);
+    page.tell({ ...BEAT, expires_in: 50 });
+    assert.deepEqual(page.context.warning, { why: "idle", extendable: true });
+    page.tell(BEAT);
+    assert.equal(page.context.warning, null);
+  });
+
+  test("comes from the page itself while it polls, once", () => {
+    const page = polling();
+    const { n } = page.context;
+    const near = { type: "beat", n, expires_in: 40, ends_in: 40 };
+    assert.deepEqual(page.tell({ type: "posted", n, message: near }).did, ["beat", "warning"]);
+    assert.deepEqual(page.context.warning, { why: "absolute", extendable: false });
+    page.pass(25);
+    assert.deepEqual(page.tell({ type: "posted", n: n + 1, message: { ...near, expires_in: 15, ends_in: 15 } }).did, ["beat"]);
+  });
+});
+
+describe("an end", () => {
+  for (const [code, reason] of [[4501, "idle"], [4502, "absolute"], [4503, "logout"], [4504, "unknown"], [4505, "evicted"], [4506, "revoked"], [4777, "unknown"]]) {
+    test(`close code ${code} means ${reason}`, () => {
+      const page = opened().tell({ type: "closed", code });
+      assert.equal(page.state, "ended");
+      assert.equal(page.context.reason, reason);
+      assert.deepEqual(page.did, ["drop", "end"]);
+    });
+  }
+
+  test("its message says why, whatever code follows", () => {
+    const page = opened().tell({ type: "end", reason: "revoked" });
+    assert.deepEqual(page.did, ["drop", "end"]);
+    page.tell({ type: "closed", code: 4501 });
+    assert.equal(page.context.reason, "revoked");
+  });
+
+  test("may be the first thing a page hears", () => {
+    assert.equal(new Page().tell("start", { type: "end", reason: "unknown" }).state, "ended");
+  });
+
+  test("stays: only start leads out of it", () => {
+    for (const event of EVENTS) {
+      const page = IN.ended();
+      page.pass(100).tell(event);
+      if (event.type === "start" || event.type === "stop") continue;
+      assert.equal(page.state, "ended", event.type);
+      assert.deepEqual(page.effects, [], event.type);
+    }
+    const page = IN.ended().tell("start");
+    assert.equal(page.state, "connecting");
+    assert.equal(page.context.reason, null);
+  });
+
+  test("never follows from a lost network, however long", () => {
+    const page = opened();
+    page.online = false;
+    page.tell("offline", { type: "closed", code: 1006 });
+    for (let hour = 0; hour < 24; hour++) {
+      page.pass(3_600);
+      if (page.state === "connecting") page.tell({ type: "closed", code: 1006 });
+      assert.notEqual(page.state, "ended");
+    }
+    page.online = true;
+    assert.deepEqual(page.tell("online").did.at(-1), "connect");
+  });
+});
+
+describe("coming back", () => {
+  for (const code of [1000, 1001, 1002, 1006, 1009, 1011, 1012, 1013, 3000, 4000, 4001, 4002, 4003, 4004, 4499]) {
+    test(`follows close code ${code}`, () => {
+      const page = opened().tell({ type: "closed", code });
+      assert.equal(page.state, "waiting");
+      assert.deepEqual(page.pass(3).did, ["connect"]);
+    });
+  }
+
+  test("the first retry is spread over what hello said, and is never at once", () => {
+    const page = new Page().tell("start", { ...HELLO, spread: 20 }).pass(6);
+    for (const [random, wait] of [[0, 0.5], [0.5, 10], [0.9, 18]]) {
+      page.random = random;
+      const { deadlines } = next(page.context, { type: "closed", code: 1012 }, page).context;
+      assert.equal(deadlines.retry - page.now, wait * 1_000);
+    }
+  });
+
+  test("later retries back off to thirty seconds, with full jitter", () => {
+    const page = opened();
+    page.random = 0.999;
+    const waits = [];
+    for (let i = 0; i < 8; i++) {
+      page.tell({ type: "closed", code: 1006 });
+      waits.push((page.context.deadlines.retry - page.now) / 1_000);
+      page.retry();
+    }
+    assert.deepEqual(waits.map(Math.round), [3, 2, 4, 8, 16, 30, 30, 30]);
+    page.random = 0;
+    assert.equal(page.tell({ type: "closed", code: 1006 }).context.deadlines.retry - page.now, 500);
+  });
+
+  test("only a socket that held for five seconds resets the back-off", () => {
+    const page = IN.waiting();
+    for (let i = 0; i < 3; i++) page.retry().tell(HELLO).pass(4).tell({ type: "closed", code: 1011 });
+    assert.equal(page.context.failures, 4);
+    page.retry().tell(HELLO).pass(5);
+    assert.equal(page.context.failures, 0);
+  });
+
+  test("no hello within ten seconds counts as lost", () => {
+    const page = IN.connecting();
+    assert.deepEqual(page.pass(9.9).did, []);
+    assert.deepEqual(page.pass(0.1).did, ["drop"]);
+    assert.equal(page.state, "waiting");
+  });
+
+  test("silence for two intervals and five seconds counts as lost", () => {
+    const page = opened();
+    page.pass(54.9);
+    assert.equal(page.state, "open");
+    assert.deepEqual(page.pass(0.1).did, ["drop"]);
+    assert.equal(page.state, "waiting");
+  });
+
+  test("any message breaks the silence, even one that a late timer would have missed", () => {
+    const page = opened().sleep(49).tell({ type: "push", data: 1 }).sleep(49).tell("ask");
+    assert.equal(page.state, "open");
+    page.sleep(58).tell(BEAT); // the timer for silence was due 3 s ago, but had not run
+    assert.equal(page.state, "open");
+  });
+
+  test("an error that no close follows is terminal after a second", () => {
+    for (const make of [IN.connecting, IN.open]) {
+      const page = make().tell("error");
+      page.pass(0.9);
+      assert.notEqual(page.state, "waiting");
+      assert.deepEqual(page.pass(0.2).did, ["drop"]);
+      assert.equal(page.state, "waiting");
+    }
+  });
+
+  test("without a network it waits for one, and tries once a minute all the same", () => {
+    const page = IN.offline();
+    assert.deepEqual(page.pass(59).did, []);
+    assert.deepEqual(page.pass(1).did, ["connect"]);
+    assert.deepEqual(IN.offline().tell("online").did, ["connect"]);
+    assert.equal(IN.waiting().tell("offline").state, "offline");
+  });
+});
+
+describe("waking up", () => {
+  test("probes an open socket and gives it five seconds", () => {
+    const page = opened().sleep(10).tell("wake");
+    assert.deepEqual(page.did, ["send"]);
+    assert.deepEqual(page.pass(4.9).did, []);
+    assert.deepEqual(page.pass(0.1).did, ["drop"]);
+  });
+
+  test("an answer ends the probe; an old ask from before the sleep does not", () => {
+    const page = opened().sleep(10).tell("wake", "ask").pass(4).tell(BEAT).pass(10);
+    assert.equal(page.state, "open");
+    const lost = opened().sleep(10).tell("wake", { type: "push", data: 1 }).pass(5);
+    assert.equal(lost.state, "waiting");
+  });
+
+  test("a clock that jumped more than two intervals is a wake, whatever event shows it", () => {
+    const page = opened().sleep(3_600).tell("tick");
+    assert.equal(page.state, "open");
+    assert.ok(page.did.includes("send"));
+    assert.equal(page.pass(5).state, "waiting");
+    assert.deepEqual(IN.waiting().sleep(3_600).tell("tick").did, ["connect"]);
+  });
+
+  test("a clock set back delays nothing", () => {
+    const page = opened();
+    page.now -= 3_600_000;
+    assert.deepEqual(page.tell("tick").did, []);
+    assert.deepEqual(page.pass(25).did, ["send"]);
+    assert.equal(page.context.expiresAt - page.now, 1_775_000);
+  });
+
+  test("skips the back-off", () => {
+    for (const event of ["wake", "online"]) assert.deepEqual(IN.waiting().tell(event).did, ["connect"]);
+  });
+});
+
+describe("freezing", () => {
+  test("lets go of the socket and hears nothing until thawed", () => {
+    const page = opened();
+    assert.deepEqual(page.tell("freeze").did, ["drop"]);
+    for (const event of ["wake", "online", "offline", "nudge", "start", BEAT, HELLO, { type: "closed", code: 4501 }]) {
+      assert.deepEqual(page.tell(event).effects, []);
+      assert.equal(page.state, "frozen");
+    }
+    assert.deepEqual(page.pass(3_600).did, []);
+    assert.deepEqual(page.tell("thaw").did, ["connect"]);
+    assert.equal(page.context.failures, 0);
+  });
+});
+
+describe("polling", () => {
+  test("begins with the third failure on a page that was never greeted", () => {
+    const page = polling();
+    assert.equal(page.state, "polling");
+    assert.deepEqual(page.effects, [{ type: "drop" }, { type: "post", n: 1 }]);
+  });
+
+  test("never begins on a page that was", () => {
+    const page = IN.waiting();
+    for (let i = 0; i < 10; i++) page.retry().tell({ type: "closed", code: 1006 });
+    assert.equal(page.state, "waiting");
+  });
+
+  test("beats, and posts again an interval later", () => {
+    const page = polling();
+    assert.deepEqual(page.tell({ type: "posted", n: 1, message: BEAT }).did, ["beat"]);
+    assert.deepEqual(page.pass(24.9).did, []);
+    assert.deepEqual(page.pass(0.1).effects, [{ type: "post", n: 2 }]);
+  });
+
+  test("has one request under way at most", () => {
+    assert.deepEqual(polling().sleep(5).tell("nudge", "nudge").did, []);
+  });
+
+  test("backs off without an answer, and does as a wait says", () => {
+    const page = polling().tell({ type: "posted", n: 1, message: null });
+    assert.equal(page.state, "polling");
+    assert.deepEqual(page.pass(3.9).did, []);
+    assert.deepEqual(page.pass(0.1).did, ["post"]);
+    page.tell({ type: "posted", n: 2, message: { type: "wait", n: 2, retry_in: 1, why: "store" } });
+    assert.deepEqual(page.pass(1.1).did, ["post"]);
+  });
+
+  test("ends when told so", () => {
+    const page = polling().tell({ type: "posted", n: 1, message: { type: "end", reason: "idle" } });
+    assert.equal(page.state, "ended");
+    assert.deepEqual(page.did, ["end"]);
+  });
+
+  test("tries the socket again on a wake", () => {
+    assert.deepEqual(polling().tell("wake").did, ["connect"]);
+  });
+
+  test("does not take a late timer for a wake: a hidden page's run once a minute", () => {
+    const page = polling().tell({ type: "posted", n: 1, message: BEAT }).sleep(60).tell("tick");
+    assert.equal(page.state, "polling");
+    assert.deepEqual(page.did, ["post"]);
+  });
+});
+
+describe("a cookie that is due", () => {
+  test("is fetched by one POST, and not twice at once", () => {
+    const page = opened();
+    const due = { ...BEAT, renew: true };
+    assert.deepEqual(page.tell(due).effects.at(-1), { type: "post", n: 2 });
+    assert.deepEqual(page.tell(due).did, ["beat"]);
+    assert.deepEqual(page.tell({ type: "posted", n: 2, message: BEAT }).did, [], "its answer is no second beat");
+    assert.deepEqual(page.tell(due).did, ["beat", "post"]);
+  });
+
+  test("that tells of an end is believed", () => {
+    const page = opened().tell({ ...BEAT, renew: true });
+    assert.equal(page.tell({ type: "posted", n: 2, message: { type: "end", reason: "logout" } }).state, "ended");
+  });
+
+  test("that comes back after a new start says nothing about it", () => {
+    const page = opened().tell({ ...BEAT, renew: true }, { type: "end", reason: "idle" }, "start");
+    assert.equal(page.tell({ type: "posted", n: 2, message: { type: "end", reason: "idle" } }).state, "connecting");
+  });
+});
+
+/** Mulberry32, so that a failure can be repeated. */
+function generator(seed) {
+  return () => {
+    seed = (seed + 0x6d2b79f5) | 0;
+    let t = Math.imul(seed ^ (seed >>> 15), 1 | seed);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
+  };
+}
+
+test("200,000 random events break no invariant", () => {
+  const random = generator(20_240_229);
+  const pick = (list) => list[Math.floor(random() * list.length)];
+  const often = ["start", "tick", "ask", "online"].map((type) => ({ type })).concat([BEAT, { type: "closed", code: 1006 }]);
+  const visited = new Set();
+  for (let walk = 0; walk < 200; walk++) {
+    const page = new Page();
+    // Half of the pages never hear a hello: there, WebSockets are blocked.
+    const events = walk % 2 ? EVENTS : EVENTS.filter(({ type }) => type !== "hello");
+    const usual = walk % 2 ? [...often, HELLO] : often;
+    let [sockets, greeted, lastN] = [0, false, 0];
+    for (let i = 0; i < 1_000; i++) {
+      page.now += random() < 0.001 ? (random() - 0.5) * 1e7 : random() * 4_000;
+      page.random = random();
+      page.online = random() < 0.8;
+      let event = random() < 0.7 ? pick(usual) : pick(events);
+      if (event.type === "posted" && random() < 0.7) event = { ...event, n: page.context.posting };
+      const before = page.state;
+      const at = `walk ${walk}, event ${i}: ${before} --${event.type}-->`;
+      page.tell(event);
+      visited.add(page.state);
+      assert.ok(page.state in TABLE, at);
+      if (before === "ended" && event.type !== "start") assert.deepEqual(page.effects, [], at);
+      if (event.type === "hello" && before === "connecting") greeted = true;
+      for (const { type, n } of page.effects) {
+        if (type === "connect") [sockets, greeted] = [sockets + 1, false];
+        if (type === "drop") sockets -= 1;
+        if (type === "send") assert.ok(greeted && sockets === 1, `${at} a ping before hello`);
+        if (n !== undefined) assert.equal(n, ++lastN, `${at} n rises by one`);
+        assert.ok(sockets === 0 || sockets === 1, `${at} ${sockets} sockets`);
+      }
+      assert.equal(sockets === 1, page.state === "connecting" || page.state === "open", at);
+      assert.ok(nearest(page.context) > page.now, `${at} a deadline left overdue`);
+      // A page that lives always has something to come: a deadline, or the answer to a POST.
+      const rests = ["idle", "frozen", "ended"].includes(page.state);
+      const awaits = page.state === "polling" && page.context.posting > 0;
+      if (rests) assert.equal(nearest(page.context), Infinity, at);
+      else assert.ok(awaits || nearest(page.context) < Infinity, `${at} stuck`);
+      if (!MESSAGES.includes(event.type) && event.type !== "closed" && event.type !== "posted") {
+        assert.ok(page.state !== "ended" || before === "ended", `${at} only the server ends a session`);
+      }
+    }
+    assert.ok(lastN > 0);
+  }
+  assert.deepEqual([...visited].sort(), Object.keys(TABLE).sort(), "the walks saw every state");
+});
