@@ -7,7 +7,6 @@ never brings back a session that was logged out meanwhile; a login always gets a
 
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from secrets import token_urlsafe
 from typing import Any, TypeVar
 
@@ -16,7 +15,7 @@ from aiohttp_session import AbstractStorage, Session
 
 from .errors import StoreUnavailable
 from .policy import Policy, Reason
-from .seal import Seal
+from .seal import ENVIRONMENT, Seal
 from .stores import SessionStore
 from .touchers import Left, Ticket, Touch, key_of
 
@@ -223,12 +222,11 @@ class KeepaliveStorage(AbstractStorage):
 
 
 def _seal_for(store: SessionStore) -> Seal:
-    path = getattr(store, "path", None)
-    if path is None:
-        return (
-            Seal.parse(os.environ["KEEPALIVE_SECRET"]) if "KEEPALIVE_SECRET" in os.environ else Seal.fresh()
-        )
-    return Seal.find(os.environ, Path(path).with_name("secret"), make=True)
+    if store.path is not None:
+        return Seal.find(os.environ, store.path.with_name("secret"), make=True)
+    if ENVIRONMENT in os.environ:
+        return Seal.parse(os.environ[ENVIRONMENT])
+    return Seal.fresh()
 
 
 def _unavailable() -> web.HTTPServiceUnavailable:

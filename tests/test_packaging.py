@@ -1,6 +1,7 @@
 """What is shipped: the wheel, the source distribution, the locks."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -74,6 +75,18 @@ def test_the_metadata_name_four_requirements_and_the_extras(wheel: ZipFile) -> N
     required = metadata.get_all("Requires-Dist") or []
     assert names([each for each in required if "extra ==" not in each]) == CORE
     assert set(metadata.get_all("Provides-Extra") or []) == {"server", "redis", "uvloop", "metrics", "test"}
+
+
+def test_the_package_serves_the_browser_side_from_the_wheel_alone(wheel: ZipFile, tmp_path: Path) -> None:
+    wheel.extractall(tmp_path)
+    code = "from keepalive.web import browser_files; print(browser_files() / 'define.js')"
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environ, capture_output=True, text=True, check=True
+    )
+    found = Path(done.stdout.strip())
+    assert found.is_relative_to(tmp_path)
+    assert found.read_bytes() == (ROOT / "web" / "define.js").read_bytes()
 
 
 def test_the_source_distribution_can_be_built_and_tested(built: Path) -> None:

@@ -112,7 +112,9 @@ def supervisor(
 def ask(port: int) -> int:
     """The process id of the worker that a new connection reaches."""
     with socket.create_connection(("127.0.0.1", port), DEADLINE) as peer:
-        return int(peer.recv(64))
+        if answered := peer.recv(64):
+            return int(answered)
+    raise ConnectionError("the worker left")
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -1,5 +1,6 @@
 """`SessionStore`: where sessions live, and `open_store(url)`, which finds the one for a URL."""
 
+from pathlib import Path
 from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
@@ -29,6 +30,10 @@ class SessionStore(Toucher, Protocol):
 
     Before `open` and after `close` every method but those two raises `StoreUnavailable`.
     """
+
+    @property
+    def path(self) -> Path | None:
+        """The file that holds the sessions; `None` where there is none."""
 
     async def open(self) -> None:
         """Make ready for use.

@@ -29,6 +29,8 @@ class MemoryStore:
         clock: whose wall time decides.
     """
 
+    path = None
+
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._open = False

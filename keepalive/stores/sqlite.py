@@ -65,13 +65,13 @@ class SqliteStore:
     """
 
     def __init__(self, path: str | Path, clock: Clock) -> None:
-        self._path = Path(path).absolute()
+        self.path = Path(path).absolute()
         self._clock = clock
         self._watches = Watches()
         self._thread: SqliteThread | None = None
 
     async def open(self) -> None:
-        thread = SqliteThread(self._path, self._watches)
+        thread = SqliteThread(self.path, self._watches)
         await thread.start()
         self._thread = thread
 

@@ -125,10 +125,9 @@ class CookieBorneStorage(AbstractStorage):
         session = await self.load_session(request)
         if session.empty:
             return self._why_over(request)
-        if _LOADED in request:
-            entry = self._entries[request[_LOADED][0]]
-        else:  # made before this package came: it gets its mark when a page connects
-            entry = _Entry(session.created, inf)
+        loaded = request.get(_LOADED)
+        # One made before this package came has no mark yet: it gets it when a page connects.
+        entry = self._entries[loaded[0]] if loaded else _Entry(session.created, inf)
         return self._policy, self._left(entry)
 
     async def key(self, request: web.Request) -> bytes | None:

@@ -25,6 +25,7 @@ async def test_a_session_that_is_over_gives_its_memory_back() -> None:
     for name in ("ended", "expired"):
         await store.create(key_of(name), data=bytes(1000), user="ann", policy=Policy())
     await store.end(key_of("ended"), Reason.LOGOUT)
+    await store.save(key_of("ended"), data=bytes(1000), user="ann")
     assert store._sessions[key_of("ended")].data == b""
     clock.advance(1800)
     await store.sweep()

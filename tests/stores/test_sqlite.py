@@ -93,7 +93,7 @@ async def test_it_says_whose_it_is(path: Path, clock: ManualClock) -> None:
 
 
 async def test_no_id_and_no_data_of_the_past_is_in_it(path: Path, clock: ManualClock) -> None:
-    ids = [f"an-id-that-nobody-may-read-{number}" for number in range(100)]
+    ids = [f"an-id-that-nobody-may-read-{number:03}" for number in range(100)]
     store = SqliteStore(path, clock)
     await store.open()
     for name in ids:
@@ -115,6 +115,7 @@ async def test_no_id_and_no_data_of_the_past_is_in_it(path: Path, clock: ManualC
 async def test_a_tombstone_holds_neither_data_nor_user(store: SqliteStore, clock: ManualClock) -> None:
     await signed_in(store, A, B, C)
     await store.end(A, Reason.LOGOUT)
+    await store.save(A, data=b"late", user="ann")
 
     def rows(db: sqlite3.Connection) -> tuple[list[object], list[object]]:
         return (
@@ -430,6 +431,7 @@ async def test_an_end_in_another_process_is_told(path: Path) -> None:
     store = SqliteStore(path, SystemClock())
     await store.open()
     await signed_in(store, A, B)
+    await asyncio.sleep(0.05)  # its thread has nothing to do and sleeps, until somebody watches
     watch = store.watch()
     with child(path, "end", A.hex()):
         assert await asyncio.wait_for(anext(watch), 10) == Ended(A, Reason.LOGOUT)

@@ -161,6 +161,11 @@ describe("a life in order", () => {
     });
   }
 
+  test("pings once a second at most, whatever interval hello names", () => {
+    const page = new Page().tell("start", { ...HELLO, interval: 0 });
+    assert.ok(page.pass(10).did.length <= 10);
+  });
+
   test("answers an ask at once and starts the interval anew", () => {
     const page = opened().sleep(20).tell("ask");
     assert.deepEqual(page.did, ["send"]);
@@ -379,6 +384,7 @@ describe("waking up", () => {
     assert.deepEqual(page.tell("tick").did, []);
     assert.deepEqual(page.pass(25).did, ["send"]);
     assert.equal(page.context.expiresAt - page.now, 1_775_000);
+    assert.equal(page.context.endsAt - page.now, 39_975_000);
   });
 
   test("skips the back-off", () => {

@@ -1,0 +1,1 @@
+"""Measurements. They run from a checkout and are no part of the package."""

@@ -1,0 +1,1 @@
+"""What keepalive's engine is measured beside."""

@@ -1,0 +1,136 @@
+"""What a user gets, in real Chromium."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from playwright.async_api import Browser, Page
+
+from .conftest import DEADLINE, Server, client, sign_in, user
+
+pytestmark = pytest.mark.browser
+
+Serve = Callable[..., Awaitable[Server]]
+QUICK = ("--idle-timeout", "4", "--ping-interval", "1")
+
+# Counts, on the large heart of the demo, the beats it hears and the animations that they start.
+WATCH = """() => {
+  const heart = document.querySelector("#stage session-heart");
+  window.seen = {beats: 0, running: 0, ends: []};
+  heart.addEventListener("session-beat", () => {
+    seen.beats += 1;
+    const [animation] = heart.shadowRoot.getAnimations({subtree: true});
+    if (animation?.playState === "running") seen.running += 1;
+  });
+  heart.addEventListener("session-end", ({reason}) => seen.ends.push([reason, Date.now()]));
+}"""
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def test_an_open_page_keeps_its_session_and_a_closed_one_does_not(
+    serve: Serve, chromium: Browser
+) -> None:
+    server = await serve(*QUICK)
+    page = await chromium.new_page()
+    await sign_in(page, server.url)
+    await page.evaluate(WATCH)
+    async with client(page) as session:
+        until = now() + 15
+        while now() < until:
+            assert await user(session, server.url) == "Ada"
+            await asyncio.sleep(0.25)
+        seen = await page.evaluate("seen")
+        assert seen["beats"] >= 12  # a ping a second, give or take a tenth
+        assert seen["running"] == seen["beats"]
+        assert seen["ends"] == []
+
+        await page.close()
+        closed = now()
+        while await user(session, server.url) is not None:
+            assert now() < closed + 5
+            await asyncio.sleep(0.05)
+        # The last ping came within the interval, and a tenth, before the page was closed.
+        assert closed + 4 - 1.1 - 0.5 < now()
+
+
+async def test_signing_out_in_one_tab_ends_the_other(serve: Serve, chromium: Browser) -> None:
+    server = await serve()
+    context = await chromium.new_context()
+    here, there = await context.new_page(), await context.new_page()
+    await sign_in(here, server.url)
+    await there.goto(server.url)
+    await there.locator("#last", has_text="last beat").wait_for()
+    await there.evaluate(WATCH)
+    await here.get_by_role("button", name="Sign out").click()
+    await here.get_by_role("textbox", name="Your name").wait_for()
+    left = await here.evaluate("Date.now()")
+
+    await there.get_by_role("heading", name="You signed out").wait_for()
+    ((reason, when),) = await there.evaluate("seen.ends")
+    assert reason == "logout"
+    assert when < left + 250
+    assert await there.locator("#stage session-heart").get_attribute("state") == "ended"
+
+
+async def test_a_killed_server_comes_back_with_its_sessions(serve: Serve, chromium: Browser) -> None:
+    server = await serve()
+    page = await chromium.new_page()
+    await sign_in(page, server.url)
+    heart = page.locator("#stage session-heart")
+    await server.kill()
+    await page.locator("#stage session-heart[state=waiting]").wait_for()
+    await server.start()
+    await page.locator("#stage session-heart[state=open]").wait_for()
+    await page.wait_for_function("() => document.querySelector('#last').textContent.startsWith('last beat 0')")
+    assert await heart.get_attribute("state") == "open"
+    async with client(page) as session:
+        assert await user(session, server.url) == "Ada"
+
+
+async def test_signing_in_again_elsewhere_brings_the_other_tab_along(
+    serve: Serve, chromium: Browser
+) -> None:
+    server = await serve()
+    context = await chromium.new_context()
+    here, there = await context.new_page(), await context.new_page()
+    await sign_in(here, server.url)
+    await there.goto(server.url)
+    await there.locator("#last", has_text="last beat").wait_for()
+    await there.evaluate(WATCH)
+    # A login while signed in gives the session another id; the other tab has the new cookie too.
+    response = await here.evaluate(
+        "fetch('/login', {method: 'POST', body: new URLSearchParams({name: 'Ada'})}).then(r => r.status)"
+    )
+    assert response == 200
+    await there.wait_for_function("() => seen.beats > 0", timeout=DEADLINE * 1000)
+    assert await there.evaluate("seen.ends") == []
+    assert await there.locator("#stage session-heart").get_attribute("state") == "open"
+
+
+async def test_beat_is_one_animation_a_second_for_each_time(serve: Serve, chromium: Browser) -> None:
+    server = await serve()
+    page = await chromium.new_page()
+    await sign_in(page, server.url)
+    await page.wait_for_function(f"() => {ANIMATIONS}.every(a => a.playState === 'finished')")
+    await page.get_by_role("button", name="Just beat").click()
+    timing = await page.evaluate(f"{ANIMATIONS}.map(a => a.effect.getComputedTiming())")
+    assert [(each["duration"], each["iterations"]) for each in timing] == [(1000, 2)]
+
+
+async def test_nothing_moves_for_people_who_prefer_that(serve: Serve, chromium: Browser) -> None:
+    server = await serve()
+    page: Page = await chromium.new_page(reduced_motion="reduce")
+    await sign_in(page, server.url)
+    await page.get_by_role("button", name="Just beat").click()
+    frames = await page.evaluate(f"{ANIMATIONS}.flatMap(a => a.effect.getKeyframes())")
+    assert frames
+    assert all("transform" not in frame for frame in frames)
+
+
+ANIMATIONS = (
+    "document.querySelector('#stage session-heart').shadowRoot.getAnimations({subtree: true})"
+    ".filter(a => !(a instanceof CSSTransition))"
+)
