@@ -11,6 +11,7 @@ supported release.
 import asyncio
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
+from contextlib import suppress
 from hashlib import sha1
 
 from aiohttp import hdrs, web
@@ -43,20 +44,22 @@ class Upgrade(web.StreamResponse):
         super().__init__(status=101, headers=headers)
         self.force_close()  # aiohttp is not to read another request from this connection
 
-    async def hand_over(self, request: web.Request, protocol: asyncio.Protocol) -> None:
+    async def hand_over(self, request: web.Request, protocol: asyncio.Protocol) -> bool:
         """Write the 101, then let `protocol` have the connection.
 
         `protocol` gets `connection_made`, and then what arrived together with the handshake.
         Afterwards return this response from the handler; middlewares and the access log run as
         for any other response.
 
-        Raises:
-            ConnectionResetError: the client has gone.
+        Returns:
+            Whether the client is still there; if not, `protocol` hears of nothing. That is no
+            error: aiohttp would log a traceback, and a client can leave as often as it likes.
         """
-        await self.prepare(request)
+        with suppress(ConnectionError):
+            await self.prepare(request)
         handler, transport = request.protocol, request.transport
         if transport is None or transport.is_closing():
-            raise ConnectionResetError("the page left during its handshake")
+            return False
         early = _Collector()
         # aiohttp types the parser as its own WebSocketReader, of which it calls `feed_data` alone.
         handler.set_parser(early)  # type: ignore[arg-type]
@@ -68,6 +71,7 @@ class Upgrade(web.StreamResponse):
             transport.resume_reading()
         if early.data:
             protocol.data_received(bytes(early.data))
+        return True
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Nothing follows a 101; the connection is no longer aiohttp's."""

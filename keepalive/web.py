@@ -202,11 +202,12 @@ class Keepalive:
             connection.close(CLOSE_CODE[reason], reason)
             return response
         connection.page = self._heart.join(found, connection, read_at)
+        handed_over = False
         try:
-            await response.hand_over(request, connection)
-        except BaseException:
-            self._heart.leave(connection.page)
-            raise
+            handed_over = await response.hand_over(request, connection)
+        finally:
+            if not handed_over:
+                self._heart.leave(connection.page)
         return response
 
     async def heartbeat(self, request: web.Request) -> web.StreamResponse:

@@ -141,9 +141,7 @@ class RawPage:
         await asyncio.get_running_loop().sock_connect(plain, ("127.0.0.1", port))
         limit = 2**16 if receive_buffer is None else 1
         name = None if tls is None else "localhost"
-        reader, writer = await asyncio.open_connection(
-            sock=plain, limit=limit, ssl=tls, server_hostname=name
-        )
+        reader, writer = await asyncio.open_connection(sock=plain, limit=limit, ssl=tls, server_hostname=name)
         page = cls(reader, writer)
         try:
             writer.write(request)

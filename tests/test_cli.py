@@ -70,9 +70,15 @@ def refusal(capsys: pytest.CaptureFixture[str], code: int, *arguments: str) -> s
     return err.removeprefix("keepalive: ").rstrip()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize(
+    ("start", "workers", "number"),
+    [
+        ("python -m keepalive serve", "1", signal.SIGTERM),
+        ("python -m keepalive serve", "2", signal.SIGINT),
+        ("python run.py", "1", signal.SIGINT),
+        ("python run.py", "2", signal.SIGTERM),
+    ],
+)
 def test_serves_until_a_signal(start: str, workers: str, number: signal.Signals) -> None:
     with started(start, "--workers", workers) as server:
         assert server.stdout

@@ -8,6 +8,7 @@ import asyncio
 import gc
 import logging
 import ssl
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
@@ -30,8 +31,8 @@ from .raw import ACCEPT, DEADLINE, Headers, RawPage, handshake, serving, until
 
 SUBPROTOCOL = "keepalive.v1"
 MANY = 200
+_AIOHTTP = "aiohttp.", Upgrade.__module__
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
-_AIOHTTP = {"Request", "RequestHandler", "HttpRequestParser", "HttpRequestParserPy", "StreamWriter"}
 
 
 class Echo(asyncio.Protocol):
@@ -347,10 +348,10 @@ def _timers(loop: asyncio.AbstractEventLoop) -> int:
     return sum(not timer.cancelled() for timer in getattr(loop, "_scheduled", ()))
 
 
-def _aiohttp_objects() -> dict[str, int]:
-    """How many of aiohttp's objects for a connection there are."""
-    names = [type(each).__name__ for each in gc.get_objects()]
-    return {name: names.count(name) for name in _AIOHTTP}
+def _aiohttp_objects() -> Counter[type]:
+    """How many objects of aiohttp's there are, and answers to handshakes."""
+    types = Counter(map(type, gc.get_objects()))
+    return Counter({kind: many for kind, many in types.items() if kind.__module__.startswith(_AIOHTTP)})
 
 
 def _certified(folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:

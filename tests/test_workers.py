@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -90,6 +90,11 @@ class Supervisor:
         self.process.send_signal(number)
         return self.process.wait(DEADLINE)
 
+    def interrupt(self) -> int:
+        """What Ctrl-C in a terminal does: the signal goes to every process."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        return self.process.wait(DEADLINE)
+
 
 @contextmanager
 def supervisor(
@@ -102,11 +107,13 @@ def supervisor(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     ) as process:
         try:
             yield Supervisor(process)
         finally:
-            process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def ask(port: int) -> int:
@@ -145,12 +152,12 @@ def deaf(port: int) -> bool:
     return False
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_all_workers_serve_one_port_until_a_signal(number: signal.Signals) -> None:
+@pytest.mark.parametrize("stop", [Supervisor.stop, Supervisor.interrupt])
+def test_all_workers_serve_one_port_until_a_signal(stop: Callable[[Supervisor], int]) -> None:
     with supervisor(answer, count=3) as one:
         port = one.port()
         assert one.process.pid not in seen(port, 3)
-        assert one.stop(number) == 0
+        assert stop(one) == 0
         assert deaf(port)
         assert one.process.stdout and one.process.stdout.read() == ""
         assert one.line() == ""

@@ -134,6 +134,13 @@ function conclude(reason) {
   if (!over.open) over.showModal();
 }
 
+/** A connection that comes back may be another user's: someone signed in anew in another tab. */
+async function recognize() {
+  if (heart?.state !== "open") return;
+  const { user } = await ask("/whoami").catch(() => ({ user: null }));
+  if (user) part("user").textContent = user;
+}
+
 /** @param {string} user */
 function enter(user) {
   leaving = false;
@@ -150,6 +157,7 @@ function enter(user) {
   corner = /** @type {SessionHeart} */ (document.createElement("session-heart"));
   heart.addEventListener("session-beat", () => void (lastBeat = Date.now()));
   heart.addEventListener("session-end", () => conclude(heart?.keepalive?.reason ?? "unknown"));
+  heart.addEventListener("session-statechange", recognize);
   for (const type of ["session-beat", "session-statechange", "session-warning"]) heart.addEventListener(type, show);
   part("stage").append(heart);
   document.body.append(corner);

@@ -1,0 +1,227 @@
+"""A live session: the facts it records, and what follows from them."""
+
+from math import inf, nan
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keepalive.live import Live, Page
+from keepalive.messages import Ping
+from keepalive.policy import Mode, Policy, Reason
+from keepalive.touchers import Left, Ticket, Touch, key_of
+
+from .fakes import FakeSocket
+
+KEY = key_of("ann's")
+POLICY = Policy(idle_timeout=600, absolute_timeout=3600, warn_before=60, ping_interval=20, touch_every=30)
+NOW = 1000.0
+
+
+def live(
+    mode: Mode = Mode.PRESENCE, *, idle: float = 600.0, absolute: float = 3600.0, renew: bool = False
+) -> Live:
+    policy = Policy(
+        idle_timeout=600, absolute_timeout=3600, warn_before=60, ping_interval=20, touch_every=30, mode=mode
+    )
+    return Live(Ticket(KEY, policy, "ann", Left(idle, absolute, renew)), NOW)
+
+
+# What the store said.
+
+
+def test_deadlines_count_from_before_the_store_was_asked() -> None:
+    session = live(idle=100, absolute=200)
+    assert (session.idle_at, session.ends_at, session.expires_at) == (NOW + 100, NOW + 200, NOW + 100)
+    session.confirm(Left(300, 150), NOW + 50)
+    assert (session.idle_at, session.ends_at, session.expires_at) == (NOW + 350, NOW + 200, NOW + 200)
+
+
+def test_a_beat_says_what_remains_of_the_stores_word() -> None:
+    session = live(idle=600, absolute=3600, renew=True)
+    beat = session.beat(7, NOW + 10.0004, {"mail": 3})
+    assert (beat.n, beat.expires_in, beat.ends_in, beat.renew, beat.data) == (
+        7, 590.0, 3590.0, True, {"mail": 3},
+    )  # fmt: skip
+    session.confirm(Left(600, 3580), NOW + 20)
+    assert not session.beat(8, NOW + 20, None).renew
+
+
+def test_a_session_without_end_has_no_ends_in() -> None:
+    session = live(absolute=inf)
+    assert session.beat(1, NOW, None).ends_in is None
+    assert session.hello(NOW, 3.0).ends_in is None
+    assert session.expires_at == NOW + 600
+
+
+def test_what_remains_is_never_negative() -> None:
+    assert live(idle=5).beat(1, NOW + 9, None).expires_in == 0.0
+
+
+def test_hello_tells_the_rules() -> None:
+    hello = live(Mode.ACTIVITY, idle=500, absolute=3600).hello(NOW + 10, spread=4.0)
+    assert (hello.interval, hello.idle_timeout, hello.warn_before) == (20.0, 600.0, 60.0)
+    assert (hello.expires_in, hello.ends_in, hello.mode, hello.spread) == (490.0, 3590.0, "activity", 4.0)
+
+
+def test_a_warning_says_which_deadline_and_whether_anyone_can_move_it() -> None:
+    assert live(idle=60).warning(NOW) == live(idle=60).warning(NOW)
+    idle = live(idle=60).warning(NOW + 1)
+    assert (idle.expires_in, idle.why, idle.extendable) == (59.0, Reason.IDLE, True)
+    observed = live(Mode.OBSERVE, idle=60).warning(NOW)
+    assert (observed.why, observed.extendable) == (Reason.IDLE, False)
+    # A store caps the idle deadline by the absolute one: where both are the same, nothing helps.
+    capped = live(idle=60, absolute=60).warning(NOW)
+    assert (capped.why, capped.extendable) == (Reason.ABSOLUTE, False)
+
+
+def test_its_name_for_logs_does_not_give_the_key_away() -> None:
+    assert live().session == KEY[:8].hex()
+
+
+# What the pages said.
+
+
+@pytest.mark.parametrize(
+    ("mode", "idle", "earned"),
+    [
+        (Mode.PRESENCE, None, 600),
+        (Mode.PRESENCE, 500.0, 600),
+        (Mode.ACTIVITY, 0.0, 600),
+        (Mode.ACTIVITY, 500.0, 100),
+        (Mode.ACTIVITY, None, -inf),
+        (Mode.ACTIVITY, -5.0, -inf),
+        (Mode.ACTIVITY, nan, -inf),
+        (Mode.OBSERVE, 0.0, -inf),
+    ],
+)
+def test_what_a_ping_earns(mode: Mode, idle: float | None, earned: float) -> None:
+    session = live(mode)
+    session.heard(Ping(1, idle=idle), NOW)
+    assert session.earned_at == NOW + earned
+
+
+def test_the_newest_input_of_all_tabs_counts() -> None:
+    session = live(Mode.ACTIVITY)
+    for idle in (50.0, 5.0, 300.0, None):
+        session.heard(Ping(1, idle=idle), NOW + 100)
+    assert session.active_at == NOW + 95
+    assert session.earned_at == NOW + 695
+
+
+def test_a_touch_is_what_was_earned_seen_from_now() -> None:
+    session = live(Mode.ACTIVITY)
+    assert session.touch(NOW) == Touch(KEY, None, None)
+    session.heard(Ping(1, idle=10.0), NOW)
+    assert session.touch(NOW + 30) == Touch(KEY, 560.0, 40.0)
+    assert session.touch(NOW + 700) == Touch(KEY, -110.0, 710.0)
+    observed = live(Mode.OBSERVE)
+    observed.heard(Ping(1, idle=10.0), NOW)
+    assert observed.touch(NOW) == Touch(KEY, None, 10.0)
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 50), st.one_of(st.none(), st.floats(-10, 1000))), min_size=1, max_size=20
+    )
+)
+def test_in_activity_mode_nothing_is_earned_beyond_idle_after_the_newest_input(
+    pings: list[tuple[float, float | None]],
+) -> None:
+    session, now, newest = live(Mode.ACTIVITY), NOW, -inf
+    for pause, idle in pings:
+        now += pause
+        session.heard(Ping(1, idle=idle), now)
+        if idle is not None and idle >= 0:
+            newest = max(newest, now - idle)
+        assert session.earned_at == pytest.approx(newest + 600)
+
+
+# Whether the store has to be asked.
+
+
+def test_within_touch_every_a_ping_needs_no_store() -> None:
+    session = live()
+    session.heard(Ping(1), NOW + 29)
+    assert not session.must_ask(NOW + 29)
+    assert session.must_ask(NOW + 30)
+
+
+def test_what_earns_much_more_goes_to_the_store_at_once() -> None:
+    session = live(Mode.ACTIVITY, idle=590)
+    session.heard(Ping(1, idle=0.0), NOW + 19)
+    assert not session.must_ask(NOW + 19)  # 29 s more
+    session.heard(Ping(2, idle=0.0), NOW + 20)
+    assert session.must_ask(NOW + 20)
+
+
+def test_past_its_deadline_only_the_store_may_answer() -> None:
+    assert live(idle=10).must_ask(NOW + 10)
+    assert live(idle=600, absolute=10).must_ask(NOW + 10)
+
+
+def test_while_a_warning_shows_whatever_withdraws_it_goes_to_the_store() -> None:
+    policy = Policy(idle_timeout=600, warn_before=590, touch_every=300)
+    session = Live(Ticket(KEY, policy, None, Left(590, inf)), NOW)
+    session.warned = Reason.IDLE
+    assert not session.must_ask(NOW + 1)
+    session.heard(Ping(1), NOW + 1)
+    assert session.must_ask(NOW + 1)
+
+
+def test_what_was_asked_for_is_owed_no_more_even_if_less_was_granted() -> None:
+    session = live()
+    session.heard(Ping(1), NOW + 20)
+    assert session.debt == 20
+    session.confirm(Left(400, 3580), NOW + 20, session.touch(NOW + 20))
+    assert session.debt <= 0
+    session.heard(Ping(2), NOW + 25)
+    assert session.debt == 5
+
+
+def test_nothing_is_owed_beyond_the_absolute_deadline() -> None:
+    session = live(idle=100, absolute=100)
+    session.heard(Ping(1), NOW + 50)
+    assert session.debt == 0
+
+
+# Warnings.
+
+
+def test_a_warning_is_next_and_after_it_the_end() -> None:
+    session = live(idle=100)
+    assert session.next_at == NOW + 40
+    session.warned = Reason.IDLE
+    assert session.next_at == NOW + 100
+
+
+def test_an_extension_withdraws_a_warning() -> None:
+    session = live(idle=60)
+    session.warned = Reason.IDLE
+    session.confirm(Left(61, 3000), NOW)
+    assert session.warned is None
+    assert session.next_at == NOW + 1
+
+
+def test_another_deadline_is_another_warning() -> None:
+    session = live(idle=40, absolute=70)
+    session.warned = Reason.IDLE
+    session.confirm(Left(50, 50), NOW + 20)
+    assert session.next_at == NOW + 10  # at once: this one has not been told
+    session.warned = Reason.ABSOLUTE
+    assert session.next_at == NOW + 70
+
+
+# A page.
+
+
+def test_an_old_or_repeated_ping_changes_nothing_but_proves_that_the_page_runs() -> None:
+    page = Page(live(), FakeSocket())
+    assert page.heard(Ping(4, idle=9.0, visible=False), NOW)
+    page.asks = 1
+    for n in (4, 3, 0):
+        assert not page.heard(Ping(n, idle=0.0, visible=True), NOW + 5)
+    assert (page.n, page.idle, page.visible) == (4, 9.0, False)
+    assert (page.asks, page.due) == (0, NOW + 5 + 25)
+    assert page.heard(Ping(5, idle=1.0), NOW + 6)
+    assert (page.n, page.idle, page.visible) == (5, 1.0, True)
