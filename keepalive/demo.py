@@ -6,8 +6,9 @@ Plain aiohttp-session API throughout; nothing here is needed to use the package.
 from aiohttp import hdrs, web
 from aiohttp_session import get_session
 
+from .assets import browser_files
 from .policy import Reason
-from .web import Keepalive, browser_files
+from .web import Keepalive
 
 MAX_NAME = 64
 _HEADERS = {

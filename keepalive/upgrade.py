@@ -55,7 +55,7 @@ class Upgrade(web.StreamResponse):
             Whether the client is still there; if not, `protocol` hears of nothing. That is no
             error: aiohttp would log a traceback, and a client can leave as often as it likes.
         """
-        with suppress(ConnectionError):
+        if True:
             await self.prepare(request)
         handler, transport = request.protocol, request.transport
         if transport is None or transport.is_closing():

@@ -5,11 +5,8 @@ Routes, the Origin check, start and shutdown; what the app can do with its sessi
 """
 
 import asyncio
-import hashlib
 import logging
-from base64 import b64encode
 from collections.abc import AsyncIterator, Collection
-from pathlib import Path
 from typing import Any, Protocol
 
 import aiohttp_session
@@ -17,6 +14,7 @@ import msgspec
 from aiohttp import hdrs, web
 from aiohttp_session import AbstractStorage
 
+from .assets import Modules
 from .clock import Clock, SystemClock
 from .connection import Connection, Connections
 from .errors import MessageError, SettingError, StoreUnavailable
@@ -373,46 +371,8 @@ def setup(
     app.router.add_get(f"{prefix}/heartbeat", keepalive.heartbeat)
     app.router.add_post(f"{prefix}/heartbeat", keepalive.heartbeat)
     app.router.add_get(f"{prefix}/state", keepalive.show_state)
-    app.router.add_get(f"{prefix}/client/{{name}}", _Client().serve)
+    app.router.add_get(f"{prefix}/client/{{name}}", Modules().serve)
     return keepalive
-
-
-class _Client:
-    """The browser modules, served from memory."""
-
-    def __init__(self) -> None:
-        self._files: dict[str, tuple[bytes, str, str]] = {}
-        hashes = {}
-        for path in sorted(browser_files().glob("*.js")):
-            body = path.read_bytes()
-            digest = hashlib.sha384(body).digest()
-            hashes[path.name] = "sha384-" + b64encode(digest).decode()
-            self._files[path.name] = body, digest.hex()[:32], "text/javascript"
-        manifest = msgspec.json.format(msgspec.json.encode(hashes))
-        self._files["manifest.json"] = manifest, hashlib.sha384(manifest).hexdigest()[:32], "application/json"
-
-    async def serve(self, request: web.Request) -> web.Response:
-        """`GET /keepalive/client/NAME`; `manifest.json` lists the modules with their SRI hashes."""
-        found = self._files.get(request.match_info["name"])
-        if found is None:
-            raise web.HTTPNotFound
-        body, etag, content_type = found
-        fresh = any(tag.value in (etag, "*") for tag in request.if_none_match or ())
-        response = web.Response(
-            status=304 if fresh else 200,
-            body=None if fresh else body,
-            content_type=None if fresh else content_type,
-            charset=None if fresh else "utf-8",
-            headers={hdrs.CACHE_CONTROL: "public, max-age=300", "X-Content-Type-Options": "nosniff"},
-        )
-        response.etag = etag
-        return response
-
-
-def browser_files() -> Path:
-    """The folder of the browser side: in the wheel inside the package, in a checkout beside it."""
-    packed = Path(__file__).with_name("browser")
-    return packed if packed.is_dir() else Path(__file__).parents[1] / "web"
 
 
 class _Typed(msgspec.Struct):

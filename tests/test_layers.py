@@ -25,6 +25,7 @@ ARROWS: dict[str, set[str]] = {
     "seal": {"errors"},
     "upgrade": {"errors"},
     "workers": {"errors"},
+    "assets": set(),
     "touchers": {"policy"},
     "touchers.aiohttp_session": {"touchers", "policy", "errors", "clock"},
     "stores": {"touchers", "policy", "errors", "clock"},
@@ -33,6 +34,7 @@ ARROWS: dict[str, set[str]] = {
     "heart": {"live", "touchers", "messages", "policy", "errors", "clock", "wheel"},
     "session": {"stores", "seal", "touchers", "policy", "errors", "clock"},
     "web": {
+        "assets",
         "heart",
         "live",
         "session",
@@ -61,7 +63,7 @@ ARROWS: dict[str, set[str]] = {
         "errors",
         "clock",
     },
-    "demo": {"web", "policy"},
+    "demo": {"assets", "web", "policy"},
     "metrics": {"web", "policy"},
     "settings": {"keepalive", "policy", "errors"},
     "server": {
@@ -85,7 +87,7 @@ ARROWS: dict[str, set[str]] = {
 
 # Which modules, as a pattern, may import what is not ours.
 RESERVED = {
-    "aiohttp": r"upgrade|web|session|server|demo|client|touchers\.aiohttp_session",
+    "aiohttp": r"upgrade|assets|web|session|server|demo|client|touchers\.aiohttp_session",
     "aiohttp_session": r"session|web|demo|touchers\.aiohttp_session",
     "redis": r".*redis.*",
     "time": r"clock",

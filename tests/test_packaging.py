@@ -79,7 +79,7 @@ def test_the_metadata_name_four_requirements_and_the_extras(wheel: ZipFile) -> N
 
 def test_the_package_serves_the_browser_side_from_the_wheel_alone(wheel: ZipFile, tmp_path: Path) -> None:
     wheel.extractall(tmp_path)
-    code = "from keepalive.web import browser_files; print(browser_files() / 'define.js')"
+    code = "from keepalive.assets import browser_files; print(browser_files() / 'define.js')"
     environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environ, capture_output=True, text=True, check=True

@@ -9,7 +9,7 @@ import gc
 import logging
 import ssl
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +19,7 @@ from weakref import ref
 import pytest
 import uvloop
 from aiohttp import web
-from aiohttp.typedefs import Handler
+from aiohttp.typedefs import Handler, Middleware
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -58,10 +58,10 @@ class Echo(asyncio.Protocol):
 class Site:
     """An app whose only page is handed over to an `Echo`."""
 
-    def __init__(self, *middlewares: Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]) -> None:
+    def __init__(self, *middlewares: Middleware) -> None:
         self.echoes: list[Echo] = []
         self.requests: list[ref[web.Request]] = []
-        self.app = web.Application(middlewares=[web.middleware(each) for each in middlewares])
+        self.app = web.Application(middlewares=middlewares)
         self.app.router.add_route("*", "/", self.handle)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -112,6 +112,7 @@ async def test_the_answer() -> None:
 async def test_middlewares_signals_and_the_access_log_run_once() -> None:
     seen = []
 
+    @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         seen.append("before")
         response = await handler(request)
@@ -209,6 +210,7 @@ async def test_the_page_leaves_during_its_handshake(handler_cancellation: bool, 
         arriving.append(request)
         await gone.wait()
 
+    @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             if when == "before":
@@ -237,9 +239,10 @@ async def test_the_page_leaves_during_its_handshake(handler_cancellation: bool, 
 async def test_a_middleware_fails_after_the_hand_over() -> None:
     """It is too late for another answer; the page does not notice."""
 
+    @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         await handler(request)
-        raise web.HTTPTeapot
+        raise web.HTTPConflict
 
     site = Site(middleware)
     async with serving(site.app) as server, RawPage.open(server.port, handshake("/")) as page:
@@ -351,7 +354,7 @@ def _timers(loop: asyncio.AbstractEventLoop) -> int:
 def _aiohttp_objects() -> Counter[type]:
     """How many objects of aiohttp's there are, and answers to handshakes."""
     types = Counter(map(type, gc.get_objects()))
-    return Counter({kind: many for kind, many in types.items() if kind.__module__.startswith(_AIOHTTP)})
+    return Counter({kind: many for kind, many in types.items() if str(kind.__module__).startswith(_AIOHTTP)})
 
 
 def _certified(folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:

@@ -171,8 +171,8 @@ export class SessionHeart extends Base {
   }
 
   /**
-   * Beat once a second, 500 ms in and 500 ms out. While beating, finish the beat under way and
-   * then do so. Where motion is not wanted the heart fades once, gently, however many times.
+   * Beat once a second, 500 ms in and 500 ms out. While beating, go on until that many beats more
+   * are done; two calls never add up. Where motion is not wanted the heart fades once, gently, however many times.
    *
    * @param {number} [times]
    */
@@ -182,7 +182,8 @@ export class SessionHeart extends Base {
     const { effect, currentTime, playState } = this.#animation ?? {};
     if (effect && playState === "running" && !still) {
       const begun = Math.ceil(Number(currentTime) / BEAT);
-      effect.updateTiming({ iterations: begun + Math.floor(times) });
+      const asked = Number(effect.getTiming().iterations);
+      effect.updateTiming({ iterations: Math.max(asked, begun + Math.floor(times)) });
       return;
     }
     this.#animation?.cancel();

@@ -120,7 +120,7 @@ for (const options of BROWSERS) {
       });
       const [{ iterations }, ...rest] = await animations();
       assert.deepEqual(rest, []);
-      assert.ok(iterations <= 2, `${iterations} beats`);
+      assert.equal(iterations, 2);
       const ended = await page.evaluate(async () => {
         const [animation] = document.querySelector("session-heart").shadowRoot.getAnimations();
         animation.currentTime = 1_900;
@@ -138,7 +138,8 @@ for (const options of BROWSERS) {
         animation.pause();
         return [0, 500, 1_000, 1_500].map((at) => {
           animation.currentTime = at;
-          return new DOMMatrix(getComputedStyle(shadowRoot.querySelector("[part=heart]")).transform).a;
+          const { transform } = getComputedStyle(shadowRoot.querySelector("[part=heart]"));
+          return Number(new DOMMatrix(transform).a.toFixed(3));
         });
       });
       assert.deepEqual(scales, [1, 1.22, 1, 1.22]);

@@ -1,0 +1,57 @@
+"""The browser side as files: where they are, and how its modules are served."""
+
+import hashlib
+from base64 import b64encode
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+from aiohttp import hdrs, web
+
+MANIFEST = "manifest.json"
+_HEADERS = {hdrs.CACHE_CONTROL: "public, max-age=300", "X-Content-Type-Options": "nosniff"}
+
+
+def browser_files() -> Path:
+    """The folder of the browser side: in the wheel inside the package, in a checkout beside it."""
+    packed = Path(__file__).with_name("browser")
+    return packed if packed.is_dir() else Path(__file__).parents[1] / "web"
+
+
+class _File(NamedTuple):
+    body: bytes
+    content_type: str
+    digest: bytes
+
+
+class Modules:
+    """The browser modules, served from memory."""
+
+    def __init__(self) -> None:
+        self._files = {
+            path.name: _file(path.read_bytes(), "text/javascript") for path in browser_files().glob("*.js")
+        }
+        hashes = {
+            name: f"sha384-{b64encode(file.digest).decode()}" for name, file in sorted(self._files.items())
+        }
+        manifest = msgspec.json.format(msgspec.json.encode(hashes))
+        self._files[MANIFEST] = _file(manifest, "application/json")
+
+    async def serve(self, request: web.Request) -> web.Response:
+        """`GET /keepalive/client/NAME`; `manifest.json` lists the modules with their SRI hashes."""
+        file = self._files.get(request.match_info["name"])
+        if file is None:
+            raise web.HTTPNotFound
+        etag = file.digest.hex()[:32]
+        if any(known.value in (etag, "*") for known in request.if_none_match or ()):
+            response = web.Response(status=304, headers=_HEADERS)
+        else:
+            response = web.Response(
+                body=file.body, content_type=file.content_type, charset="utf-8", headers=_HEADERS
+            )
+        response.etag = etag
+        return response
+
+
+def _file(body: bytes, content_type: str) -> _File:
+    return _File(body, content_type, hashlib.sha384(body).digest())
