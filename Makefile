@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test check format lock clean node-test
+.PHONY: help run test check bench format lock clean node-test
 
 PIP = -m pip install --quiet --disable-pip-version-check
 UV = .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
@@ -25,6 +25,9 @@ check: .venv/test.stamp node-test ## Check style and types, and run the tests of
 	.venv/bin/mypy
 	.venv/bin/shellcheck .ci/run scripts/*
 	npm --prefix web run --silent check
+
+bench: .venv/test.stamp ## Measure the engine beside stock aiohttp, for docs/engine.md; QUICK=1 is quick
+	.venv/bin/python -m bench.engine
 
 format: .venv/test.stamp ## Format the Python code, and mend what ruff can
 	.venv/bin/ruff format .

@@ -1,6 +1,6 @@
-"""One process that serves one of the two engines on one core, until it is killed.
+"""One process that serves one of the engines on one core, until it is killed.
 
-    python -m bench.server keepalive|stock asyncio|uvloop STORE_URL TOUCH_EVERY CORE
+    python -m bench.server keepalive|stock|tuned asyncio|uvloop STORE_URL TOUCH_EVERY CORE
 
 It prints its port once it serves. An empty TOUCH_EVERY leaves the policy as it is by default.
 """
@@ -11,6 +11,7 @@ import resource
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
 
 from aiohttp import web
 
@@ -32,6 +33,7 @@ def _keepalive_app(store_url: str, policy: keepalive.Policy) -> web.Application:
 ENGINES: dict[str, Callable[[str, keepalive.Policy], web.Application]] = {
     "keepalive": _keepalive_app,
     "stock": stock.make_app,
+    "tuned": partial(stock.make_app, tuned=True),
 }
 
 

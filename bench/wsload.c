@@ -6,8 +6,8 @@
  * cookie, and waits for the hello. Then
  *
  *   hold   every page pings once, and all stay connected for SECONDS;
- *   ping   every page pings, waits for its beat, and pings again (a closed loop): one second to
- *          warm up, then SECONDS that count.
+ *   ping   every page pings, waits for its beat, and pings again (a closed loop): half a second
+ *          to warm up, then SECONDS that count.
  *
  * Each step prints a line: `opened PAGES SECONDS`, then `pinged`, or `measuring` and
  * `beats COUNT SECONDS`. Anything but the expected answer ends the run with exit code 1: figures
@@ -42,6 +42,7 @@ struct page {
   char buffer[2048]; /* a response head or a few frames; terminated, so that strstr may look */
 };
 
+static const double WARM_UP = 0.5;
 static int epoll, port, greeted, looping;
 static const char *path;
 static long beats;
@@ -224,7 +225,7 @@ int main(int argc, char **argv) {
   for (int i = 0; i < count; i++) ping(&pages[i]);
   if (looping) {
     began = now();
-    while (now() < began + 1) turn();
+    while (now() < began + WARM_UP) turn();
     say("measuring\n");
     beats = 0;
     began = now();

@@ -58,6 +58,8 @@ class Connections(Generic[P]):
         self.frame_cost = 1 / max_rate
         self.burst = 5.0
         self.open: set[Connection[P]] = set()
+        self.closing = False
+        """Whether the server stops: who is still in a handshake is sent away."""
         self._empty = asyncio.Event()
 
     def made(self, connection: "Connection[P]") -> None:
@@ -91,7 +93,8 @@ class Connection(asyncio.Protocol, Generic[P]):
     """
 
     __slots__ = (
-        "_busy_until", "_closed_with", "_deaf", "_reader", "_shared", "_since", "_transport", "page",
+        "_busy_until", "_closed_with", "_deaf", "_reader", "_shared", "_since", "_timed", "_transport",
+        "page",
     )  # fmt: skip
 
     def __init__(self, connections: Connections[P]) -> None:
@@ -101,6 +104,7 @@ class Connection(asyncio.Protocol, Generic[P]):
         self._transport: asyncio.Transport | None = None
         self._reader: Reader | None = None  # exists only while a frame or message is unfinished
         self._since = 0.0  # when it became so, or when the close was sent
+        self._timed = False  # the wheel will ask after it, as it does again after the close
         self._busy_until = 0.0  # how far the frames so far have used up the rate
         self._closed_with: int | None = None
         self._deaf = False  # the stream can no longer be read
@@ -131,8 +135,14 @@ class Connection(asyncio.Protocol, Generic[P]):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._shared.made(self)
-        if self.page is not None:
-            self._shared.listener.on_open(self.page)
+        if self._shared.closing:
+            self.close(CloseCode.RESTART, "the server restarts")
+            transport.close()  # nobody will be there to cut it later
+        elif self.page is not None:
+            try:
+                self._shared.listener.on_open(self.page)
+            except Exception:
+                self._fail()
 
     def data_received(self, data: bytes) -> None:
         reader = self._reader
@@ -169,6 +179,7 @@ class Connection(asyncio.Protocol, Generic[P]):
             if now < self._since + UNFINISHED_AFTER:
                 return self._since + UNFINISHED_AFTER
             self._refuse(FrameError(CloseCode.PROTOCOL_ERROR, "a message was not finished in time"))
+        self._timed = False
         return None
 
     def _read(self, reader: Reader, data: bytes) -> None:
@@ -188,7 +199,8 @@ class Connection(asyncio.Protocol, Generic[P]):
             self._reader = None
         elif began and not self._deaf:
             now = self._shared.clock.monotonic()
-            if self._reader is None:
+            if not self._timed:
+                self._timed = True
                 self._shared.wheel.add(self, now + UNFINISHED_AFTER)
             self._reader = reader
             if self._closed_with is None:
@@ -212,8 +224,7 @@ class Connection(asyncio.Protocol, Generic[P]):
         except ProtocolError as error:
             self._refuse(error)
         except Exception:
-            log.exception("a page's message could not be handled")
-            self.close(CloseCode.INTERNAL_ERROR)
+            self._fail()
 
     def _spend(self) -> None:
         """Count one frame against the page's rate (the generic cell rate algorithm, ITU-T I.371)."""
@@ -244,9 +255,14 @@ class Connection(asyncio.Protocol, Generic[P]):
         else:
             self._transport.close()
 
+    def _fail(self) -> None:
+        log.exception("a page could not be answered")
+        self.close(CloseCode.INTERNAL_ERROR)
+
     def _refuse(self, error: ProtocolError) -> None:
-        log.warning("closing a page's socket with %d: %s", error.code, error.problem)
-        self.close(error.code, error.problem)
+        if self._closed_with is None:  # a line a connection is all that a page can write into the log
+            log.warning("closing a page's socket with %d: %s", error.code, error.problem)
+            self.close(error.code, error.problem)
         if not isinstance(error, MessageError):  # whose frames were sound: it can still say goodbye
             self._hang_up()
 

@@ -10,16 +10,15 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from math import isfinite
 from random import uniform
 from typing import Any, NamedTuple
 
 from .clock import Clock
 from .errors import StoreError
-from .live import Live, Page, Socket, Waiting
+from .live import LEAST_DEBT, Live, Page, Socket, Waiting
 from .messages import CLOSE_CODE, Ask, CloseCode, End, Ping, Push, Wait, Warning, encode
 from .policy import Reason
-from .touchers import Ended, Left, Ticket, Toucher
+from .touchers import Ended, Left, Ticket, Touch, Toucher
 from .wheel import Wheel
 
 log = logging.getLogger(__name__)
@@ -32,8 +31,11 @@ REMEMBER_ENDS = 30.0
 """For how many seconds an end is remembered, for a page that is still in its handshake."""
 TICK = 0.1
 """How often the wheels turn, in seconds."""
-LEAST_DEBT = 0.5
-"""Seconds of earned life that are worth a touch of their own when the last page leaves."""
+LOOK_AGAIN = 60.0
+"""A session hangs on the wheel for at most this many seconds, though its deadline be far: one whose
+pages are gone must not be held for hours."""
+RETRY = 1.0
+"""How long a store that is down is left alone, in seconds, by those who have no ping to answer."""
 
 _ASK = encode(Ask())
 
@@ -100,9 +102,10 @@ class Heart:
         self._lives: dict[bytes, Live] = {}
         self._silent: Wheel[Page] = Wheel(now, self._page_is_silent, TICK)
         self._deadlines: Wheel[Live] = Wheel(now, self._deadline_is_near, TICK)
-        self._ends: dict[bytes, tuple[float, Reason]] = {}  # in the order of their times
+        self._ends: dict[bytes, Reason] = {}
+        self._old_ends: Wheel[bytes] = Wheel(now, self._forget_end, TICK)
         self._queue: list[Live] = []
-        self._unanswered: list[Live] = []  # to be asked for again when the store is back
+        self._unanswered: set[Live] = set()  # to be asked for again when the store is back
         self._retry_at = 0.0
         self._committing: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -118,15 +121,9 @@ class Heart:
         now = self._clock.monotonic()
         self._silent.turn(now)
         self._deadlines.turn(now)
-        if self._unanswered and now >= self._retry_at:
-            lives, self._unanswered = self._unanswered, []
-            for live in lives:
-                self._enqueue(live)
-        while self._ends:
-            key, (when, _) = next(iter(self._ends.items()))
-            if now < when + REMEMBER_ENDS:
-                break
-            del self._ends[key]
+        self._old_ends.turn(now)
+        if now >= self._retry_at:
+            self._retry()
 
     async def stop(self) -> None:
         """Close all pages, and write down what they have earned."""
@@ -134,6 +131,7 @@ class Heart:
             for page in live.pages:
                 page.socket.close(CloseCode.RESTART, "the server restarts")
                 self.leave(page)
+        self._retry()
         if self._committing is not None:
             await self._committing
         if self._watching is not None:
@@ -167,9 +165,11 @@ class Heart:
             return
         now = self._clock.monotonic()
         page.socket.send(encode(live.hello(now, self._spread)))
+        if live.warned is live.why:  # as the other pages have been
+            page.socket.send(encode(live.warning(now)))
         page.due = now + live.policy.ping_interval * 1.25
         self._silent.add(page, page.due)
-        self._time(live)
+        self._time(live, now)
         self.counts.opens += 1
         self._call(self._hooks.on_open, page)
 
@@ -202,7 +202,7 @@ class Heart:
         Returns:
             The encoded `beat`, `wait` or `end`.
         """
-        reply = _Reply()
+        reply = _Reply(ping.n)
         page = Page(self._live(ticket, read_at), reply)
         live = page.live
         if live.over is not None:
@@ -239,7 +239,7 @@ class Heart:
         if live is None:
             live = Live(ticket, read_at)
             if ticket.key in self._ends:  # while the page's handshake was on its way
-                live.over = self._ends[ticket.key][1]
+                live.over = self._ends[ticket.key]
             else:
                 self._lives[ticket.key] = live
         elif read_at > live.confirmed_at:
@@ -252,12 +252,19 @@ class Heart:
         if not page.heard(ping, now):
             return None  # an old one, or a repeated one: it changes nothing
         page.live.heard(ping, now)
-        hook = self._hooks.on_ping
-        return None if hook is None else self._call(hook, page, ping)
+        data: dict[str, Any] | None = self._call(self._hooks.on_ping, page, ping)
+        if data is not None and self._call(encode, data) is None:
+            return None  # what JSON cannot hold must not cost a whole batch its beats
+        return data
 
     def _beat(self, page: Page, n: int, now: float, data: dict[str, Any] | None) -> None:
         self.counts.beats += 1
         page.socket.send(encode(page.live.beat(n, now, data)))
+
+    def _wait(self, page: Page, n: int) -> None:
+        self.counts.waits += 1
+        wait = Wait(n, retry_in=round(uniform(1.0, 3.0), 1), why="store")  # noqa: S311 - spreads load
+        page.socket.send(encode(wait))
 
     def _settle(self, live: Live) -> None:
         """Let go of a session without pages, but not of what they have earned."""
@@ -265,24 +272,31 @@ class Heart:
             return
         if live.debt > LEAST_DEBT:
             self._enqueue(live)
-        elif self._lives.get(live.key) is live:
+        else:
+            self._forget(live)
+
+    def _forget(self, live: Live) -> None:
+        if self._lives.get(live.key) is live:  # and not one that came after it
             del self._lives[live.key]
 
-    def _time(self, live: Live) -> None:
-        """Hang a session on the wheel until its next warning or end."""
-        moment = live.next_at
-        if not live.timed and isfinite(moment):
-            live.timed = True
-            self._deadlines.add(live, moment)
+    def _forget_end(self, key: bytes, now: float) -> None:
+        self._ends.pop(key, None)
 
-    def _deadline_is_near(self, live: Live, now: float) -> float | None:
+    def _time(self, live: Live, now: float) -> None:
+        """Hang a session on the wheel until its next warning or end."""
+        if not live.timed:
+            live.timed = True
+            self._deadlines.add(live, min(live.next_at, now + LOOK_AGAIN))
+
+    def _deadline_is_near(self, live: Live, now: float) -> None:
         """A warning or the end is due, unless the store has a later deadline by now: ask it."""
-        if live.over is None and live.pages:
-            if now < live.next_at:
-                return live.next_at
-            self._enqueue(live)
         live.timed = False
-        return None
+        if live.over is not None or not live.pages:
+            return
+        if now < live.next_at:
+            self._time(live, now)
+        else:
+            self._enqueue(live)
 
     def _page_is_silent(self, page: Page, now: float) -> float | None:
         """Ask a page whose ping is overdue; let go of one that does not answer."""
@@ -301,12 +315,13 @@ class Heart:
 
     def _end(self, live: Live, reason: Reason) -> None:
         live.over = reason
-        self._lives.pop(live.key, None)
+        self._forget(live)
         pages, live.pages = live.pages, ()
         for page in pages:
             self._tell_end(page, reason)
-        self.counts.ends[reason] += 1
-        self._call(self._hooks.on_end, live, reason)
+        if pages:
+            self.counts.ends[reason] += 1
+            self._call(self._hooks.on_end, live, reason)
 
     def _tell_end(self, page: Page, reason: Reason) -> None:
         if reason is not Reason.ROTATED:  # then the browser has a new cookie to come back with
@@ -315,8 +330,8 @@ class Heart:
 
     async def _watch(self, ends: AsyncIterator[Ended]) -> None:
         async for key, reason in ends:
-            self._ends.pop(key, None)
-            self._ends[key] = (self._clock.monotonic(), reason)
+            self._ends[key] = reason
+            self._old_ends.add(key, self._clock.monotonic() + REMEMBER_ENDS)
             live = self._lives.get(key)
             if live is not None:
                 self._end(live, reason)
@@ -339,18 +354,19 @@ class Heart:
         try:
             while self._queue:
                 batch, self._queue = self._queue[:MAX_BATCH], self._queue[MAX_BATCH:]
+                taken = [(live, self._take(live)) for live in batch]
                 now = self._clock.monotonic()
+                touches = [live.touch(now) for live in batch]
                 try:
                     async with asyncio.timeout(STORE_TIMEOUT):
-                        taken = [(live, self._take(live)) for live in batch]
-                        results = await self._toucher.touch([live.touch(now) for live in batch])
-                except (StoreError, TimeoutError) as error:
+                        results = await self._toucher.touch(touches)
+                except Exception as error:  # whatever it is, those who wait get their answer
                     self._store_is_down(taken, error)
                 else:
                     self.counts.batches += 1
                     self.counts.touches += len(batch)
-                    for (live, waiting), result in zip(taken, results, strict=True):
-                        self._confirm(live, waiting, result, now)
+                    for (live, waiting), touch, result in zip(taken, touches, results, strict=True):
+                        self._confirm(live, waiting, touch, result, now)
         finally:
             self._committing = None
 
@@ -362,7 +378,7 @@ class Heart:
         return waiting
 
     def _confirm(
-        self, live: Live, waiting: Sequence[Waiting], result: Left | Reason, asked_at: float
+        self, live: Live, waiting: Sequence[Waiting], touch: Touch, result: Left | Reason, asked_at: float
     ) -> None:
         """Act on the store's word for one session of a batch."""
         if live.over is None and isinstance(result, Reason):
@@ -372,18 +388,21 @@ class Heart:
                 self._tell_end(page, live.over)
             return
         assert isinstance(result, Left)
-        live.confirm(result, asked_at)
+        live.confirm(result, asked_at, touch)
         now = self._clock.monotonic()
         for page, n, data in waiting:
-            self._beat(page, n, now, data)
+            if now < live.expires_at:
+                self._beat(page, n, now, data)
+            else:  # the machine slept over the answer
+                self._wait(page, n)
         if live.pages:
-            if now >= live.warns_at and not live.warned:
+            if now >= live.warns_at and live.warned is not live.why:
                 self._warn(live, now)
-            self._time(live)
+            self._time(live, now)
         self._settle(live)
 
     def _warn(self, live: Live, now: float) -> None:
-        live.warned = True
+        live.warned = live.why
         warning = live.warning(now)
         message = encode(warning)
         for page in live.pages:
@@ -395,18 +414,24 @@ class Heart:
         """No beat, no extension, no end: whoever waits is told so, also behind this batch."""
         behind, self._queue = self._queue, []
         taken += [(live, self._take(live)) for live in behind]
-        log.warning(
-            "the session store confirmed none of %d touches; trying again: %s",
-            len(taken), error or "no answer in time",
-        )  # fmt: skip
-        self._retry_at = self._clock.monotonic() + 1.0
+        now = self._clock.monotonic()
+        if now >= self._retry_at:  # one line a second tells enough of an outage
+            self._retry_at = now + RETRY
+            log.warning(
+                "the session store confirmed none of %d touches; trying again: %s",
+                len(taken), str(error) or "no answer in time",
+                exc_info=None if isinstance(error, StoreError | TimeoutError) else error,
+            )  # fmt: skip
         for live, waiting in taken:
             for page, n, _ in waiting:
-                wait = Wait(n, retry_in=round(uniform(1.0, 3.0), 1), why="store")  # noqa: S311 - spreads load
-                page.socket.send(encode(wait))
-            self.counts.waits += len(waiting)
-            if not waiting:  # nobody will ask for these again
-                self._unanswered.append(live)
+                self._wait(page, n)
+            self._unanswered.add(live)  # its pages may be gone, or its deadline may be due
+
+    def _retry(self) -> None:
+        """Ask again what the store could not be asked."""
+        lives, self._unanswered = self._unanswered, set()
+        for live in lives:
+            self._enqueue(live)
 
     def _call(self, hook: Callable[..., Any] | None, *args: object) -> Any:
         if hook is None:
@@ -414,14 +439,15 @@ class Heart:
         try:
             return hook(*args)
         except Exception:
-            log.exception("the app's hook %s failed", getattr(hook, "__name__", hook))
+            log.exception("the app's hook failed in %s", getattr(hook, "__name__", hook))
             return None
 
 
 class _Reply:
     """Stands in for the socket of a page that is a single HTTP request."""
 
-    def __init__(self) -> None:
+    def __init__(self, n: int) -> None:
+        self._n = n
         self.message: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     def send(self, message: bytes) -> None:
@@ -430,4 +456,4 @@ class _Reply:
 
     def close(self, code: int, reason: str = "") -> None:
         # Closed without a word: the browser has a new cookie and shall ask again with that.
-        self.send(encode(Wait(0, retry_in=1.0, why=reason)))
+        self.send(encode(Wait(self._n, retry_in=1.0, why=reason)))

@@ -11,9 +11,13 @@ from .messages import Beat, Hello, Ping, Warning
 from .policy import Mode, Reason, is_evidence
 from .touchers import Left, Ticket, Touch
 
+LEAST_DEBT = 0.5
+"""Seconds of earned life that are worth a touch of their own: when the last page leaves, and while
+its pages show a warning."""
+
 
 class Socket(Protocol):
-    """How a page is reached."""
+    """How a page is reached. Once it is closed, neither method does anything."""
 
     def send(self, message: bytes) -> None:
         """Send one encoded message."""
@@ -67,7 +71,7 @@ class Live:
 
     __slots__ = (
         "active_at", "confirmed_at", "earned_at", "ends_at", "idle_at", "key", "over", "pages",
-        "policy", "queued", "renew", "timed", "user", "waiting", "warned",
+        "paid_at", "policy", "queued", "renew", "timed", "user", "waiting", "warned",
     )  # fmt: skip
 
     def __init__(self, ticket: Ticket, now: float) -> None:
@@ -80,7 +84,10 @@ class Live:
         """When the user was last active."""
         self.earned_at = -inf
         """The idle deadline that its pings have earned so far, whether the store knows or not."""
-        self.warned = False
+        self.paid_at = -inf
+        """How much of that the store has been asked for; it may have granted less."""
+        self.warned: Reason | None = None
+        """Of which deadline its pages have been warned."""
         # The heart's bookkeeping.
         self.waiting: tuple[Waiting, ...] = ()
         self.queued = False
@@ -92,16 +99,18 @@ class Live:
         """A short name for logs and lists, from the hash of the session's id."""
         return self.key[:8].hex()
 
-    def confirm(self, left: Left, now: float) -> None:
-        """Record the store's word: what remained at `now`."""
+    def confirm(self, left: Left, now: float, touch: Touch | None = None) -> None:
+        """Record the store's word: what remained at `now`, and after which touch of then, if any."""
         self.confirmed_at = now
         self.idle_at = now + left.idle
         """The idle deadline, as the store has it."""
         self.ends_at = now + left.absolute
         """The absolute deadline, as the store has it."""
         self.renew = left.renew
+        if touch is not None and touch.keep is not None:
+            self.paid_at = now + touch.keep
         if self.warns_at > now:
-            self.warned = False
+            self.warned = None
 
     def heard(self, ping: Ping, now: float) -> None:
         """Record what a ping says of the user, and what it earns."""
@@ -121,19 +130,25 @@ class Live:
         return self.expires_at - self.policy.warn_before
 
     @property
+    def why(self) -> Reason:
+        """Which deadline is the nearer one; stores cap the idle one by the absolute one."""
+        return Reason.IDLE if self.idle_at < self.ends_at else Reason.ABSOLUTE
+
+    @property
     def next_at(self) -> float:
         """When it is to be warned, or has been warned and is to end."""
-        return self.expires_at if self.warned else self.warns_at
+        return self.expires_at if self.warned is self.why else self.warns_at
 
     @property
     def debt(self) -> float:
         """By how many seconds the pings have earned more than the store knows of."""
-        return min(self.earned_at, self.ends_at) - self.idle_at
+        return min(self.earned_at, self.ends_at) - max(self.idle_at, self.paid_at)
 
     def must_ask(self, now: float) -> bool:
         """Whether a ping has to go to the store, or can be answered from its last word."""
         every = self.policy.touch_every
-        return now - self.confirmed_at >= every or self.debt >= every or now >= self.expires_at
+        worth = LEAST_DEBT if self.warned else every
+        return now - self.confirmed_at >= every or self.debt >= worth or now >= self.expires_at
 
     def touch(self, now: float) -> Touch:
         """The line for the next batch: what was earned, seen from `now`."""
@@ -163,11 +178,10 @@ class Live:
         )
 
     def warning(self, now: float) -> Warning:
-        why = Reason.IDLE if self.idle_at < self.ends_at else Reason.ABSOLUTE
         return Warning(
             expires_in=_seconds(self.expires_at - now),
-            why=why,
-            extendable=why is Reason.IDLE and self.policy.mode is not Mode.OBSERVE,
+            why=self.why,
+            extendable=self.why is Reason.IDLE and self.policy.mode is not Mode.OBSERVE,
         )
 
     def _ends_in(self, now: float) -> float | None:

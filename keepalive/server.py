@@ -20,6 +20,8 @@ from .web import KEEPALIVE, setup
 
 BACKLOG = 4096
 """Handshakes that may wait to be accepted: after a restart all pages come back at once."""
+SILENCE = 10.0
+"""How long a connection may stay without a whole request, in seconds; aiohttp's default is an hour."""
 SHUTDOWN_TIMEOUT = 2.0
 """How long a shutdown waits for requests that are under way, in seconds."""
 
@@ -84,7 +86,7 @@ async def _serve(settings: Settings, demo: bool, listen: socket.socket, ready: C
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT)
+    runner = web.AppRunner(app, access_log=None, keepalive_timeout=SILENCE, shutdown_timeout=SHUTDOWN_TIMEOUT)
     try:
         await runner.setup()
         await web.SockSite(runner, listen, backlog=BACKLOG).start()

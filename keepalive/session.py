@@ -124,8 +124,9 @@ class KeepaliveStorage(AbstractStorage):
             data = self._encoder(dict(session)).encode()
             user = self._user_of(session)
             if loaded is not None and not session.new and user == former_user:
-                if isinstance(await self._store.save(loaded, data=data, user=user), Reason):
-                    self._forget(request, response)  # it was ended while the request was under way
+                # It may have ended while the request was under way: then nothing is written, and the
+                # cookie is left alone, for it may by now be that of the next login.
+                await self._store.save(loaded, data=data, user=user)
                 return
             session_id = token_urlsafe(32)
             new, policy = key_of(session_id), self._policy_for(session)
@@ -224,9 +225,8 @@ class KeepaliveStorage(AbstractStorage):
 def _seal_for(store: SessionStore) -> Seal:
     if store.path is not None:
         return Seal.find(os.environ, store.path.with_name("secret"), make=True)
-    if ENVIRONMENT in os.environ:
-        return Seal.parse(os.environ[ENVIRONMENT])
-    return Seal.fresh()
+    keys = os.environ.get(ENVIRONMENT)
+    return Seal.parse(keys) if keys else Seal.fresh()
 
 
 def _unavailable() -> web.HTTPServiceUnavailable:

@@ -55,7 +55,7 @@ class Upgrade(web.StreamResponse):
             Whether the client is still there; if not, `protocol` hears of nothing. That is no
             error: aiohttp would log a traceback, and a client can leave as often as it likes.
         """
-        if True:
+        with suppress(ConnectionError):
             await self.prepare(request)
         handler, transport = request.protocol, request.transport
         if transport is None or transport.is_closing():
@@ -67,8 +67,6 @@ class Upgrade(web.StreamResponse):
         handler.transport = None  # what aiohttp no longer has, it neither closes nor writes to
         request.task.add_done_callback(lambda _: handler.connection_lost(None))
         protocol.connection_made(transport)
-        if not transport.is_reading():
-            transport.resume_reading()
         if early.data:
             protocol.data_received(bytes(early.data))
         return True

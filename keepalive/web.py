@@ -6,8 +6,9 @@ Routes, the Origin check, start and shutdown; what the app can do with its sessi
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Collection
-from typing import Any, Protocol
+import re
+from collections.abc import AsyncIterator, Awaitable, Collection
+from typing import Any, Protocol, TypeVar
 
 import aiohttp_session
 import msgspec
@@ -29,6 +30,7 @@ from .touchers.aiohttp_session import CookieBorneStorage
 from .upgrade import Upgrade
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 SWEEP_EVERY = 60.0
 """How often the store forgets what no one can ask for any more, in seconds."""
@@ -147,7 +149,7 @@ class Keepalive:
         Raises:
             StoreUnavailable: nothing is known of it.
         """
-        found = await self._door.look(request)
+        found = await _in_time(self._door.look(request))
         if isinstance(found, Reason):
             return _outward(found)
         policy, left = found
@@ -172,9 +174,8 @@ class Keepalive:
     async def reachable(self) -> bool:
         """Whether the store answers."""
         try:
-            async with asyncio.timeout(STORE_TIMEOUT):
-                await self._door.toucher.peek(bytes(32))
-        except (StoreUnavailable, TimeoutError):
+            await _in_time(self._door.toucher.peek(bytes(32)))
+        except StoreUnavailable:
             return False
         return True
 
@@ -190,7 +191,7 @@ class Keepalive:
         connection = Connection(self._connections)
         read_at = self._clock.monotonic()
         try:
-            found = await self._door.admit(request, response)
+            found = await _in_time(self._door.admit(request, response))
         except StoreUnavailable:
             raise web.HTTPServiceUnavailable(headers={hdrs.RETRY_AFTER: "2"}) from None
         if isinstance(found, Reason):
@@ -215,7 +216,7 @@ class Keepalive:
         response = web.Response(content_type="application/json", headers=_NO_STORE)
         read_at = self._clock.monotonic()
         try:
-            found = await self._door.admit(request, response)
+            found = await _in_time(self._door.admit(request, response))
         except StoreUnavailable:
             message = encode(Wait(ping.n, retry_in=2.0, why="store"))
         else:
@@ -281,6 +282,7 @@ class Keepalive:
         if self._housework is not None:
             self._housework.cancel()
             await asyncio.gather(self._housework, return_exceptions=True)
+        self._connections.closing = True
         await self._heart.stop()
         await self._connections.drained(GOODBYE)
 
@@ -403,10 +405,19 @@ def _outward(reason: Reason) -> Reason:
     return Reason.REVOKED if reason is Reason.ROTATED else reason
 
 
+async def _in_time(answer: Awaitable[T]) -> T:
+    """What the store answers, unless that takes it too long."""
+    try:
+        async with asyncio.timeout(STORE_TIMEOUT):
+            return await answer
+    except TimeoutError:
+        raise StoreUnavailable("the session store does not answer") from None
+
+
 def _check_origin(origin: str) -> None:
-    scheme, separator, host = origin.partition("://")
-    if not (separator and scheme in ("http", "https") and host and "/" not in host and "*" not in host):
+    # Browsers compare and send origins in lower case (RFC 6454 §6.2): any other would never match.
+    if not re.fullmatch(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]+)?", origin):
         raise SettingError(
             f"{origin!r} is not an origin",
-            "write scheme, host and port alone, as in https://app.example:8443",
+            "write scheme, host and port alone, in lower case, as in https://app.example:8443",
         )

@@ -1,16 +1,20 @@
 """Servers on free ports, pages that are cut off after the test, and a Redis of our own."""
 
+import json
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from http.cookies import SimpleCookie
 from pathlib import Path
 from socket import create_connection, create_server
 from ssl import SSLContext
 from time import monotonic, sleep
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientSession, CookieJar, web
+from multidict import CIMultiDictProxy
+from yarl import URL
 
 from keepalive.clock import ManualClock
 
@@ -23,6 +27,18 @@ class Serve(Protocol):
     def __call__(
         self, app: web.Application, *, tls: SSLContext | None = None, **options: Any
     ) -> Awaitable[Served]: ...
+
+
+class Answer(NamedTuple):
+    """What an HTTP request got."""
+
+    status: int
+    headers: CIMultiDictProxy[str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
 
 
 class Connect(Protocol):
@@ -71,6 +87,60 @@ async def connect() -> AsyncIterator[Connect]:
             return await stack.enter_async_context(opening)
 
         yield connect
+
+
+class Browser:
+    """One user's browser at one server: keeps cookies, and opens pages with them.
+
+    Args:
+        port: the server's.
+        connect: opens the pages.
+        http: its other requests.
+    """
+
+    def __init__(self, port: int, connect: Connect, http: ClientSession) -> None:
+        self.port = port
+        self._connect = connect
+        self._http = http
+
+    @property
+    def cookie(self) -> str:
+        """What it would send as `Cookie`; empty without one."""
+        return "; ".join(f"{each.key}={each.value}" for each in self._http.cookie_jar)
+
+    async def page(self, path: str = "/keepalive/ws", **headers: str | list[str] | None) -> RawPage:
+        """Open a page's socket; `Sec_Fetch_Site` stands for `Sec-Fetch-Site`."""
+        told = {name.replace("_", "-"): value for name, value in headers.items()}
+        page = await self._connect(self.port, path, {"Cookie": self.cookie or None} | told)
+        jar = SimpleCookie()
+        for each in page.headers.getall("Set-Cookie", []):
+            jar.load(each)
+        self._http.cookie_jar.update_cookies(jar, URL(f"http://127.0.0.1:{self.port}"))
+        return page
+
+    async def get(self, path: str, *, method: str = "GET", **options: Any) -> Answer:
+        """Make a request; does not follow redirects."""
+        url = f"http://127.0.0.1:{self.port}{path}"
+        async with self._http.request(method, url, allow_redirects=False, **options) as response:
+            return Answer(response.status, response.headers, await response.read())
+
+    async def post(self, path: str, **options: Any) -> Answer:
+        return await self.get(path, method="POST", **options)
+
+
+Browse = Callable[[int], Awaitable[Browser]]
+
+
+@pytest.fixture
+async def browse(connect: Connect) -> AsyncIterator[Browse]:
+    """Makes browsers, each with cookies of its own."""
+    async with AsyncExitStack() as stack:
+
+        async def browse(port: int) -> Browser:
+            http = ClientSession(cookie_jar=CookieJar(unsafe=True))
+            return Browser(port, connect, await stack.enter_async_context(http))
+
+        yield browse
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import msgspec
 
 from keepalive.clock import ManualClock
 from keepalive.errors import StoreUnavailable
-from keepalive.heart import TICK, Heart, Hooks
+from keepalive.heart import Heart, Hooks
 from keepalive.live import Page
 from keepalive.messages import Beat, End, Message, Ping, Wait
 from keepalive.policy import Policy, Reason
@@ -17,6 +17,9 @@ from keepalive.stores.memory import MemoryStore
 from keepalive.touchers import Ended, Left, Ticket, Touch, key_of
 
 M = TypeVar("M")
+
+STEP = 0.125
+"""Seconds between two ticks: about what a server does, and exact in binary."""
 
 _message: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
 
@@ -32,7 +35,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def advance(clock: ManualClock, heart: Heart, seconds: float, step: float = TICK) -> None:
+async def advance(clock: ManualClock, heart: Heart, seconds: float, step: float = STEP) -> None:
     """Let `seconds` pass as a server sees them: a tick every `step`."""
     for _ in range(round(seconds / step)):
         clock.advance(step)
@@ -171,6 +174,11 @@ class FakePage:
         ends = self.of(End)
         return ends[-1].reason if ends else None
 
+    @property
+    def gone(self) -> tuple[Reason | None, int | None]:
+        """How the server took its leave: the reason that it gave, and the close code."""
+        return self.reason, self.closed
+
 
 class World:
     """A heart on a memory store, in virtual time. Sessions go by a name."""
@@ -178,7 +186,7 @@ class World:
     def __init__(
         self, policy: Policy | None = None, *, hooks: Hooks | None = None, login: str | None = None
     ) -> None:
-        self.clock = ManualClock()
+        self.clock = ManualClock(wall=0.0)
         self.store = MemoryStore(self.clock)
         self.toucher = FaultyToucher(self.store, self.clock)
         self.policy = policy or Policy()
@@ -229,15 +237,20 @@ class World:
         assert await self.store.end(key_of(name), reason)
         await settle()
 
-    async def advance(self, seconds: float, step: float = TICK) -> None:
+    async def advance(self, seconds: float, step: float = STEP) -> None:
         await advance(self.clock, self.heart, seconds, step)
 
     async def keep_pinging(
-        self, seconds: float, *pages: FakePage, every: float = 25.0, idle: float | None = None
+        self,
+        seconds: float,
+        *pages: FakePage,
+        every: float = 25.0,
+        idle: float | None = None,
+        step: float = STEP,
     ) -> None:
         """Let time pass while `pages` ping; the first ping comes at the end of a pause."""
         for _ in range(round(seconds / every)):
-            await self.advance(every)
+            await self.advance(every, step)
             for page in pages:
                 page.ping(idle)
             await settle()

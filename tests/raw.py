@@ -134,7 +134,7 @@ class RawPage:
             tls: trusts the server, which is `localhost`.
             receive_buffer: the kernel's, in bytes; then nothing is read unless asked for.
         """
-        plain = socket.socket()
+        plain = socket.socket(proto=socket.IPPROTO_TCP)  # else asyncio leaves Nagle's algorithm on
         if receive_buffer is not None:
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         plain.setblocking(False)

@@ -1,5 +1,7 @@
 """The timer wheel: never early, at most a resolution late, whatever the order and the jumps."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,7 +61,7 @@ def test_calls_come_in_the_order_of_their_times(whens: list[float], jump: float)
         calls.wheel.add(str(index), when)
     calls.wheel.turn(jump)
     order = [whens[int(name)] for name in calls.names]
-    assert all(later > earlier - RESOLUTION - ROUNDING for earlier, later in zip(order, order[1:], strict=False))
+    assert all(later > earlier - RESOLUTION - ROUNDING for earlier, later in pairwise(order))
 
 
 def test_a_jump_of_hours_calls_each_once_in_order(calls: Calls) -> None:

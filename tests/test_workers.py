@@ -240,7 +240,12 @@ def test_a_host_that_is_not_ours_is_a_mistake_in_the_settings(host: str) -> None
         bind(host, 0)
 
 
-def test_a_name_that_has_two_addresses_is_taken_by_its_older_one() -> None:
+def test_a_name_that_has_two_addresses_is_taken_by_its_older_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = [
+        (socket.AF_INET6, socket.SOCK_STREAM, 0, "", ("::1", 0, 0, 0)),
+        (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 0)),
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
     with bind("localhost", 0) as taken:
         assert taken.family is socket.AF_INET
 

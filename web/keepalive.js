@@ -228,7 +228,9 @@ export class Keepalive extends EventTarget {
       return;
     }
     this.#socket.addEventListener("message", ({ data }) => this.#hear(data), { signal });
-    this.#socket.addEventListener("close", ({ code }) => this.#dispatch({ type: "closed", code }), { signal });
+    this.#socket.addEventListener("close", ({ code }) => this.#dispatch({ type: "closed", code }), {
+      signal,
+    });
     this.#socket.addEventListener("error", () => this.#dispatch({ type: "error" }), { signal });
   }
 
@@ -238,7 +240,8 @@ export class Keepalive extends EventTarget {
     this.#socket = null;
     if (socket?.readyState === 1) socket.close(1_000);
     // Safari fails on close() while connecting.
-    else if (socket?.readyState === 0) socket.addEventListener("open", () => socket.close(1_000), { once: true });
+    else if (socket?.readyState === 0)
+      socket.addEventListener("open", () => socket.close(1_000), { once: true });
   }
 
   /** Answered before this returns: a hidden page gets its messages in time, but not its timers.
@@ -285,7 +288,14 @@ export class Keepalive extends EventTarget {
 
   /** @param {Fact} message */
   #emit(message) {
-    const { type, expires_in: expiresIn, ends_in: endsIn = null, reason, login = null, data = null } = message;
+    const {
+      type,
+      expires_in: expiresIn,
+      ends_in: endsIn = null,
+      reason,
+      login = null,
+      data = null,
+    } = message;
     const { n, times = 2, why, extendable } = message;
     if (type === "beat") this.dispatchEvent(new SessionBeatEvent({ n, expiresIn, endsIn, times, data }));
     if (type === "warning") this.dispatchEvent(new SessionWarningEvent({ expiresIn, why, extendable }));

@@ -45,9 +45,22 @@
 
 /** @type {Readonly<Context>} */
 export const initial = Object.freeze({
-  state: "idle", deadlines: {}, seen: 0, n: 0, pinged: 0, failures: 0, greeted: false, posting: 0,
-  interval: 25_000, spread: 3_000, warnBefore: 60_000, mode: null,
-  expiresAt: null, endsAt: null, warning: null, reason: null,
+  state: "idle",
+  deadlines: {},
+  seen: 0,
+  n: 0,
+  pinged: 0,
+  failures: 0,
+  greeted: false,
+  posting: 0,
+  interval: 25_000,
+  spread: 3_000,
+  warnBefore: 60_000,
+  mode: null,
+  expiresAt: null,
+  endsAt: null,
+  warning: null,
+  reason: null,
 });
 
 /** The messages a server may send; nothing else it says becomes an event. */
@@ -55,7 +68,12 @@ export const MESSAGES = Object.freeze(["hello", "beat", "ask", "wait", "warning"
 
 /** @type {Readonly<Record<number, string>>} */
 const REASON = Object.freeze({
-  4501: "idle", 4502: "absolute", 4503: "logout", 4504: "unknown", 4505: "evicted", 4506: "revoked",
+  4501: "idle",
+  4502: "absolute",
+  4503: "logout",
+  4504: "unknown",
+  4505: "evicted",
+  4506: "revoked",
 });
 
 const GREETING = 10_000; // from opening the socket to `hello`

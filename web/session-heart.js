@@ -22,8 +22,10 @@ const STILL = [{ opacity: 1 }, { opacity: 0.55 }, { opacity: 1 }];
 
 const WHOLE =
   "M12 20.6C6.3 16.5 2.2 12.9 2.2 8.6c0-3 2.3-5.3 5.2-5.3 1.9 0 3.6 1 4.6 2.6 1-1.6 2.7-2.6 4.6-2.6 2.9 0 5.2 2.3 5.2 5.3 0 4.3-4.1 7.9-9.8 12z";
-const LEFT = "M12 20.6C6.3 16.5 2.2 12.9 2.2 8.6c0-3 2.3-5.3 5.2-5.3 1.9 0 3.6 1 4.6 2.6l-1.9 3.5 3.2 2.6-3.1 3.4z";
-const RIGHT = "M12 20.6l-1.8-5.2 3.1-3.4-3.2-2.6 1.9-3.5c1-1.6 2.7-2.6 4.6-2.6 2.9 0 5.2 2.3 5.2 5.3 0 4.3-4.1 7.9-9.8 12z";
+const LEFT =
+  "M12 20.6C6.3 16.5 2.2 12.9 2.2 8.6c0-3 2.3-5.3 5.2-5.3 1.9 0 3.6 1 4.6 2.6l-1.9 3.5 3.2 2.6-3.1 3.4z";
+const RIGHT =
+  "M12 20.6l-1.8-5.2 3.1-3.4-3.2-2.6 1.9-3.5c1-1.6 2.7-2.6 4.6-2.6 2.9 0 5.2 2.3 5.2 5.3 0 4.3-4.1 7.9-9.8 12z";
 
 const CSS = `
 :host {
@@ -50,8 +52,6 @@ svg { display: block; inline-size: 100%; block-size: 100%; overflow: visible; fi
   font: 500 .8125rem/1.35 system-ui, sans-serif; white-space: nowrap;
 }
 [part=label]:empty { display: none; }
-@media (prefers-reduced-motion: reduce) { svg { transition: none; } }
-@media (forced-colors: active) { :host { color: CanvasText; } }
 `;
 
 // Older Safari has no custom states, and older Chromium other names for them.
@@ -246,7 +246,11 @@ export class SessionHeart extends Base {
       keepalive.addEventListener(type, listener, { signal });
     };
     on("session-statechange", (event) => new SessionStateChangeEvent(event));
-    on("session-beat", (event) => new SessionBeatEvent(event), ({ times }) => this.beat(times));
+    on(
+      "session-beat",
+      (event) => new SessionBeatEvent(event),
+      ({ times }) => this.beat(times),
+    );
     on("session-warning", (event) => new SessionWarningEvent(event));
     on("session-end", (event) => new SessionEndEvent(event));
     on("session-push", (event) => new SessionPushEvent(event));

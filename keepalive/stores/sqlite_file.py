@@ -3,9 +3,11 @@
 Times are whole microseconds since the epoch, so that they pass through JSON unchanged.
 """
 
+import os
 import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
+from tempfile import mkstemp
 
 from ..errors import StoreCorrupt, StoreError, StoreUnavailable
 
@@ -43,7 +45,10 @@ PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {VERSION};
 """
 
+# How long to wait, in seconds, for another process that holds a lock: a page's ping must hear soon
+# that it is in vain, a start has time.
 _BUSY_TIMEOUT = 0.25
+_OPEN_TIMEOUT = 5.0
 _RESTORE = "restore a backup, or move the file away to start with no sessions"
 
 
@@ -62,22 +67,21 @@ def open_file(path: Path) -> sqlite3.Connection:
             "run on a Python with SQLite 3.37 or newer, or use another store",
         )
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with suppress(FileExistsError):
-            path.touch(mode=0o600, exist_ok=False)
-    except OSError as error:
-        raise StoreUnavailable(
-            f"{path} cannot be made ({error.strerror})", "name a file in a folder that can be written to"
-        ) from error
-    try:
+        if not path.exists():
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make(path)
         _check(path)
         db = _connect(path, "mode=rw")
         try:
-            _prepare(db, path)
+            _prepare(db)
         except BaseException:
             db.close()
             raise
         return db
+    except OSError as error:
+        raise StoreUnavailable(
+            f"{path} cannot be made ({error.strerror})", "name a file in a folder that can be written to"
+        ) from error
     except sqlite3.Error as error:
         raise as_store_error(error, path) from error
 
@@ -93,48 +97,60 @@ def as_store_error(error: sqlite3.Error, path: Path) -> StoreError:
 
 
 def _connect(path: Path, how: str) -> sqlite3.Connection:
-    return sqlite3.connect(f"{path.as_uri()}?{how}", uri=True, timeout=_BUSY_TIMEOUT, isolation_level=None)
+    return sqlite3.connect(f"{path.as_uri()}?{how}", uri=True, timeout=_OPEN_TIMEOUT, isolation_level=None)
+
+
+def _make(path: Path) -> None:
+    """Make an empty session database; no other process sees it under its name before it is whole."""
+    descriptor, name = mkstemp(prefix=f"{path.name}-", suffix=".new", dir=path.parent)  # mode 0600
+    os.close(descriptor)
+    new = Path(name)
+    try:
+        with closing(sqlite3.connect(new, isolation_level=None)) as db:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.executescript(_SCHEMA)
+        with suppress(FileExistsError):  # another process was first
+            path.hardlink_to(new)
+    finally:
+        new.unlink()
 
 
 def _check(path: Path) -> None:
-    # Whose file it is, is seen without a lock and without the -wal and -shm that SQLite would put
-    # beside it. (Not by reading it with open(): closing that would drop the locks that another
-    # store of this process holds on it.)
-    with closing(_connect(path, "mode=ro&immutable=1")) as db:
-        whole = not _is_ours(db, path)
+    # First without a lock, and without the -wal and -shm that SQLite would put beside a file that
+    # may be someone else's. (Not by reading it with open(): to close that would drop the locks
+    # that another store of this process holds on it.)
+    try:
+        with closing(_connect(path, "mode=ro&immutable=1")) as db:
+            _require_ours(db, path)
+    except sqlite3.DatabaseError as error:
+        # Without a lock, a file that another process is writing to may look cut short.
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CORRUPT:
+            raise
     # Read-only, so that not even a journal left by a crash is written back into a damaged file.
-    if not whole:
-        with closing(_connect(path, "mode=ro")) as db:
-            (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
-        if verdict != "ok":
-            raise StoreCorrupt(f"{path} is damaged ({verdict})", _RESTORE)
+    with closing(_connect(path, "mode=ro")) as db:
+        _require_ours(db, path)
+        (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise StoreCorrupt(f"{path} is damaged ({verdict})", _RESTORE)
 
 
-def _is_ours(db: sqlite3.Connection, path: Path) -> bool:
-    """Whether the database is one of ours; if not it is empty."""
+def _require_ours(db: sqlite3.Connection, path: Path) -> None:
     (application,) = db.execute("PRAGMA application_id").fetchone()
     if application != APPLICATION_ID:
-        if application or db.execute("SELECT 1 FROM sqlite_schema").fetchone():
-            raise StoreCorrupt(f"{path} belongs to another application", "name another file for the sessions")
-        return False
+        raise StoreCorrupt(f"{path} is not a session database", "name another file for the sessions")
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if version > VERSION:
         raise StoreCorrupt(
             f"{path} has version {version}, this program knows {VERSION}",
             "run the newer program, or name another file for the sessions",
         )
-    return True
 
 
-def _prepare(db: sqlite3.Connection, path: Path) -> None:
-    db.execute("PRAGMA journal_mode = WAL")
+def _prepare(db: sqlite3.Connection) -> None:
     db.execute("PRAGMA secure_delete = ON")  # the data of an ended session is gone, not just unlinked
     db.execute("PRAGMA cache_size = -16384")  # KiB; 100,000 sessions without their data
     db.execute("PRAGMA wal_autocheckpoint = 4000")  # pages; with the default every large batch pays
+    # A file that cannot be written to is found out now.
     db.execute("BEGIN IMMEDIATE")
-    if not _is_ours(db, path):
-        for statement in _SCHEMA.split(";"):
-            db.execute(statement)
-    db.execute("COMMIT")
-    # The header tells whose file it is, so it must not linger in the journal alone.
-    db.execute("PRAGMA wal_checkpoint")
+    db.execute("ROLLBACK")
+    db.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT * 1000:.0f}")

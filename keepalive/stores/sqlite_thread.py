@@ -98,10 +98,12 @@ class SqliteThread:
             self._loop.call_soon_threadsafe(self._answer, [_Outcome(self._opened, error=error)], [])
             return
         self._loop.call_soon_threadsafe(self._answer, [_Outcome(self._opened)], [])
-        with closing(db):
-            while self._serve(db):
-                pass
-        self._loop.call_soon_threadsafe(self._answer, [_Outcome(self._closed)], [])
+        try:
+            with closing(db):
+                while self._serve(db):
+                    pass
+        finally:
+            self._loop.call_soon_threadsafe(self._answer, [_Outcome(self._closed)], [])
 
     def _serve(self, db: sqlite3.Connection) -> bool:
         """Do all that waits as one group; whether there may be more to come."""

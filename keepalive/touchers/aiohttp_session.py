@@ -78,7 +78,7 @@ class CookieBorneStorage(AbstractStorage):
         """The session in the cookie, unless it is over."""
         try:
             session = await self._storage.load_session(request)
-        except ValueError:  # how SimpleCookieStorage meets a cookie that is no JSON
+        except (ValueError, AttributeError):  # how SimpleCookieStorage meets what is no JSON, or no object
             return await self.new_session()
         if MARK in session:
             name, since = session[MARK]
@@ -92,20 +92,21 @@ class CookieBorneStorage(AbstractStorage):
         self, request: web.Request, response: web.StreamResponse, session: Session
     ) -> None:
         """Write the cookie; what was emptied ends, and a login makes it another session."""
-        former, user = request.get(_LOADED, (None, None))
+        former, user = await self.key(request), self._user_of(session)  # `new_session` loads nothing
         if session.empty:
             if former is not None:
                 await self.end(former, Reason.LOGOUT)
-        elif MARK in session and user == self._user_of(session):
-            session[MARK] = session[MARK]  # moves `created`, from which the storage counts
-            assert former is not None
-            self._entries[former].issued_at = session.created
         else:
-            if former is not None:
-                await self.end(former, Reason.ROTATED)
-            session[MARK] = [token_urlsafe(16), int(self._clock.wall())]
+            if former is None or MARK not in session or user != request[_LOADED][1]:
+                if former is not None:
+                    await self.end(former, Reason.ROTATED)
+                session[MARK] = [token_urlsafe(16), int(self._clock.wall())]
+            elif isinstance(await self.peek(former), Reason):
+                return  # it ended while the request was under way: this cookie is no longer its own
+            else:
+                session[MARK] = session[MARK]  # moves `created`, from which the storage counts
             name, since = session[MARK]
-            request[_LOADED] = key_of(name), self._user_of(session)
+            request[_LOADED] = key_of(name), user
             self._entry(key_of(name), since, session)
         await self._storage.save_session(request, response, session)
 
@@ -209,8 +210,8 @@ class CookieBorneStorage(AbstractStorage):
 
     def _left(self, entry: _Entry) -> Left:
         now, idle_timeout = self._clock.wall(), self._policy.idle_timeout
-        idle = min(entry.issued_at + idle_timeout, entry.absolute_at) - now
-        return Left(idle, entry.absolute_at - now, renew=idle < idle_timeout * 2 / 3)
+        idle, absolute = entry.issued_at + idle_timeout - now, entry.absolute_at - now
+        return Left(min(idle, absolute), absolute, renew=idle < min(idle_timeout * 2 / 3, absolute))
 
     def _user_of(self, session: Session) -> str | None:
         user = session.get(self.user_key)

@@ -5,7 +5,16 @@ import { describe, test } from "node:test";
 
 import { baseOf, Keepalive } from "../../web/keepalive.js";
 
-const HELLO = { type: "hello", interval: 25, idle_timeout: 1800, expires_in: 1700, ends_in: 40_000, warn_before: 60, mode: "presence", spread: 3 };
+const HELLO = {
+  type: "hello",
+  interval: 25,
+  idle_timeout: 1800,
+  expires_in: 1700,
+  ends_in: 40_000,
+  warn_before: 60,
+  mode: "presence",
+  spread: 3,
+};
 const BEAT = { type: "beat", n: 1, expires_in: 1800, ends_in: 40_000 };
 
 /** Listeners that a test can call with any event, trusted ones too. */
@@ -21,7 +30,8 @@ class Target {
 
   fire(type, fields = {}) {
     for (const entry of [...this.listeners]) {
-      if (entry.type === type && this.listeners.has(entry)) entry.listener({ type, isTrusted: true, ...fields });
+      if (entry.type === type && this.listeners.has(entry))
+        entry.listener({ type, isTrusted: true, ...fields });
     }
   }
 }
@@ -57,7 +67,8 @@ class Socket extends Target {
       this.readyState = 1;
       this.fire("open");
     }
-    for (const message of messages) this.fire("message", { data: typeof message === "string" ? message : JSON.stringify(message) });
+    for (const message of messages)
+      this.fire("message", { data: typeof message === "string" ? message : JSON.stringify(message) });
     return this;
   }
 
@@ -76,12 +87,16 @@ function world() {
   let now = 1_800_000_000_000;
   let last = 0;
   Object.assign(window, {
-    AbortSignal, TextEncoder,
+    AbortSignal,
+    TextEncoder,
     WebSocket: Socket,
     Date: { now: () => now },
     Math: Object.create(Math, { random: { value: () => 0.5 } }),
     navigator: { onLine: true },
-    document: Object.assign(new Target(), { visibilityState: "visible", baseURI: "https://app.example/shop/" }),
+    document: Object.assign(new Target(), {
+      visibilityState: "visible",
+      baseURI: "https://app.example/shop/",
+    }),
     setTimeout: (run, delay) => (timers.set(++last, { run, at: now + delay }), last),
     clearTimeout: (id) => timers.delete(id),
     errors: [],
@@ -136,7 +151,11 @@ describe("the socket", () => {
 
   test("src may be absolute, relative, with or without a slash; by default it is the module's parent", () => {
     const env = { document: { baseURI: "https://app.example/shop/" } };
-    for (const [src, base] of [["/k", "https://app.example/k/"], ["k/", "https://app.example/shop/k/"], ["http://b.example/k", "http://b.example/k/"]]) {
+    for (const [src, base] of [
+      ["/k", "https://app.example/k/"],
+      ["k/", "https://app.example/shop/k/"],
+      ["http://b.example/k", "http://b.example/k/"],
+    ]) {
       assert.equal(baseOf(src, env).href, base);
     }
     assert.equal(baseOf(null).href, new URL("../../", import.meta.url).href);
@@ -191,13 +210,27 @@ describe("the socket", () => {
     connecting.fire("open");
     assert.deepEqual(connecting.closed, [1000]);
     assert.equal(window.timers.size, 0);
-    assert.equal(window.listeners.size + window.document.listeners.size, 0, "no listener is left on the page");
+    assert.equal(
+      window.listeners.size + window.document.listeners.size,
+      0,
+      "no listener is left on the page",
+    );
   });
 
   test("garbage, unknown types and types that are not the server's to say change nothing", () => {
     const { keepalive, socket, heard } = opened();
     const before = heard.length;
-    socket().say("", "null", "[]", "{", "42", { type: "stop" }, { type: "closed", code: 4501 }, { type: "later" }, { type: "constructor" });
+    socket().say(
+      "",
+      "null",
+      "[]",
+      "{",
+      "42",
+      { type: "stop" },
+      { type: "closed", code: 4501 },
+      { type: "later" },
+      { type: "constructor" },
+    );
     assert.equal(keepalive.state, "open");
     assert.equal(heard.length, before);
   });
@@ -213,19 +246,35 @@ describe("what it tells", () => {
       { type: "end", reason: "revoked", login: "/login" },
     );
     const beat = said("beat")[1];
-    assert.deepEqual([beat.n, beat.expiresIn, beat.endsIn, beat.times, beat.data], [2, 1800, 40_000, 3, { unread: 1 }]);
+    assert.deepEqual(
+      [beat.n, beat.expiresIn, beat.endsIn, beat.times, beat.data],
+      [2, 1800, 40_000, 3, { unread: 1 }],
+    );
     assert.equal(said("beat")[0].times, 2, "the protocol's default");
     const [warning] = said("warning");
     assert.deepEqual([warning.expiresIn, warning.why, warning.extendable], [60, "idle", true]);
     assert.deepEqual(said("push")[0].data, [1]);
     assert.deepEqual([said("end")[0].reason, said("end")[0].login], ["revoked", "/login"]);
-    assert.deepEqual(said("statechange").map(({ previous, state }) => `${previous}>${state}`), ["idle>connecting", "connecting>open", "open>ended"]);
+    assert.deepEqual(
+      said("statechange").map(({ previous, state }) => `${previous}>${state}`),
+      ["idle>connecting", "connecting>open", "open>ended"],
+    );
     assert.ok(beat.bubbles && beat.composed);
   });
 
   test("properties", async () => {
     const { keepalive, socket, window } = world();
-    assert.deepEqual([keepalive.state, keepalive.mode, keepalive.expiresIn, keepalive.endsIn, keepalive.reason, keepalive.warning], ["idle", null, null, null, null, null]);
+    assert.deepEqual(
+      [
+        keepalive.state,
+        keepalive.mode,
+        keepalive.expiresIn,
+        keepalive.endsIn,
+        keepalive.reason,
+        keepalive.warning,
+      ],
+      ["idle", null, null, null, null, null],
+    );
     keepalive.start();
     socket().say(HELLO);
     await window.pass(10);
@@ -246,7 +295,12 @@ describe("what it tells", () => {
     assert.equal(keepalive.state, "connecting");
     keepalive.addEventListener("session-beat", () => keepalive.stop());
     socket().say(HELLO, BEAT);
-    assert.deepEqual(said("statechange").slice(2).map(({ state }) => state), ["ended", "connecting", "open", "idle"]);
+    assert.deepEqual(
+      said("statechange")
+        .slice(2)
+        .map(({ state }) => state),
+      ["ended", "connecting", "open", "idle"],
+    );
   });
 });
 
@@ -310,7 +364,12 @@ describe("what it says", () => {
   });
 
   for (const [what, data] of [
-    ["throws", () => { throw new Error("mine"); }],
+    [
+      "throws",
+      () => {
+        throw new Error("mine");
+      },
+    ],
     ["is no JSON", () => ({ n: 1n })],
     ["is longer than the server takes", () => ({ text: "ü".repeat(2_100) })],
   ]) {

@@ -6,8 +6,14 @@ import { describe, test } from "node:test";
 import { initial, MESSAGES, nearest, next, TABLE } from "../../web/machine.js";
 
 const HELLO = {
-  type: "hello", interval: 25, idle_timeout: 1800, expires_in: 1700, ends_in: 40_000,
-  warn_before: 60, mode: "presence", spread: 3,
+  type: "hello",
+  interval: 25,
+  idle_timeout: 1800,
+  expires_in: 1700,
+  ends_in: 40_000,
+  warn_before: 60,
+  mode: "presence",
+  spread: 3,
 };
 const BEAT = { type: "beat", n: 1, expires_in: 1800, ends_in: 40_000 };
 const BEGINNING = 1_800_000_000_000;
@@ -24,7 +30,11 @@ class Page {
     this.effects = [];
     for (const event of events) {
       const { now, random, online } = this;
-      const { context, effects } = next(this.context, typeof event === "string" ? { type: event } : event, { now, random, online });
+      const { context, effects } = next(this.context, typeof event === "string" ? { type: event } : event, {
+        now,
+        random,
+        online,
+      });
       this.context = context;
       this.effects.push(...effects);
     }
@@ -89,16 +99,40 @@ const IN = {
 };
 
 const EVENTS = [
-  "start", "stop", "freeze", "thaw", "wake", "online", "offline", "nudge", "tick", "error", "jump", "nonsense",
+  "start",
+  "stop",
+  "freeze",
+  "thaw",
+  "wake",
+  "online",
+  "offline",
+  "nudge",
+  "tick",
+  "error",
+  "jump",
+  "nonsense",
   ...new Set(Object.values(TABLE).flatMap((row) => Object.keys(row))),
-].map((type) => ({ type })).concat([
-  HELLO, BEAT, { ...BEAT, renew: true }, { type: "ask" }, { type: "wait", n: 1, retry_in: 2, why: "store" },
-  { type: "warning", expires_in: 60, why: "idle", extendable: true }, { type: "push", data: 1 },
-  { type: "end", reason: "idle" }, { type: "beat" }, { type: "hello", interval: "x", spread: null },
-  { type: "posted", n: 1, message: null }, { type: "posted", n: 2, message: BEAT },
-  { type: "posted", n: 2, message: { type: "end", reason: "idle" } },
-  ...[1000, 1001, 1006, 1009, 1011, 1012, 1013, 4001, 4004, 4499, 4500, 4501, 4506, 4999].map((code) => ({ type: "closed", code })),
-]);
+]
+  .map((type) => ({ type }))
+  .concat([
+    HELLO,
+    BEAT,
+    { ...BEAT, renew: true },
+    { type: "ask" },
+    { type: "wait", n: 1, retry_in: 2, why: "store" },
+    { type: "warning", expires_in: 60, why: "idle", extendable: true },
+    { type: "push", data: 1 },
+    { type: "end", reason: "idle" },
+    { type: "beat" },
+    { type: "hello", interval: "x", spread: null },
+    { type: "posted", n: 1, message: null },
+    { type: "posted", n: 2, message: BEAT },
+    { type: "posted", n: 2, message: { type: "end", reason: "idle" } },
+    ...[1000, 1001, 1006, 1009, 1011, 1012, 1013, 4001, 4004, 4499, 4500, 4501, 4506, 4999].map((code) => ({
+      type: "closed",
+      code,
+    })),
+  ]);
 
 describe("the table", () => {
   test("knows every state it leads to", () => {
@@ -127,7 +161,8 @@ describe("the table", () => {
     for (const [state, make] of Object.entries(IN)) {
       for (const event of EVENTS) {
         const { context } = make().tell(event);
-        for (const name of Object.keys(context.deadlines)) assert.ok(name in TABLE[context.state], `${state} ${event.type} ${name}`);
+        for (const name of Object.keys(context.deadlines))
+          assert.ok(name in TABLE[context.state], `${state} ${event.type} ${name}`);
       }
     }
   });
@@ -151,7 +186,10 @@ describe("a life in order", () => {
     assert.deepEqual(page.pass(0.1).effects, [{ type: "send", n: 2 }]);
   });
 
-  for (const [random, due] of [[0, 22.5], [0.999999, 27.5]]) {
+  for (const [random, due] of [
+    [0, 22.5],
+    [0.999999, 27.5],
+  ]) {
     test(`pings every interval ±10 % (random ${random})`, () => {
       const page = new Page();
       page.random = random;
@@ -222,12 +260,23 @@ describe("a warning", () => {
     assert.deepEqual(page.tell({ type: "posted", n, message: near }).did, ["beat", "warning"]);
     assert.deepEqual(page.context.warning, { why: "absolute", extendable: false });
     page.pass(25);
-    assert.deepEqual(page.tell({ type: "posted", n: n + 1, message: { ...near, expires_in: 15, ends_in: 15 } }).did, ["beat"]);
+    assert.deepEqual(
+      page.tell({ type: "posted", n: n + 1, message: { ...near, expires_in: 15, ends_in: 15 } }).did,
+      ["beat"],
+    );
   });
 });
 
 describe("an end", () => {
-  for (const [code, reason] of [[4501, "idle"], [4502, "absolute"], [4503, "logout"], [4504, "unknown"], [4505, "evicted"], [4506, "revoked"], [4777, "unknown"]]) {
+  for (const [code, reason] of [
+    [4501, "idle"],
+    [4502, "absolute"],
+    [4503, "logout"],
+    [4504, "unknown"],
+    [4505, "evicted"],
+    [4506, "revoked"],
+    [4777, "unknown"],
+  ]) {
     test(`close code ${code} means ${reason}`, () => {
       const page = opened().tell({ type: "closed", code });
       assert.equal(page.state, "ended");
@@ -275,7 +324,9 @@ describe("an end", () => {
 });
 
 describe("coming back", () => {
-  for (const code of [1000, 1001, 1002, 1006, 1009, 1011, 1012, 1013, 3000, 4000, 4001, 4002, 4003, 4004, 4499]) {
+  for (const code of [
+    1000, 1001, 1002, 1006, 1009, 1011, 1012, 1013, 3000, 4000, 4001, 4002, 4003, 4004, 4499,
+  ]) {
     test(`follows close code ${code}`, () => {
       const page = opened().tell({ type: "closed", code });
       assert.equal(page.state, "waiting");
@@ -285,7 +336,11 @@ describe("coming back", () => {
 
   test("the first retry is spread over what hello said, and is never at once", () => {
     const page = new Page().tell("start", { ...HELLO, spread: 20 }).pass(6);
-    for (const [random, wait] of [[0, 0.5], [0.5, 10], [0.9, 18]]) {
+    for (const [random, wait] of [
+      [0, 0.5],
+      [0.5, 10],
+      [0.9, 18],
+    ]) {
       page.random = random;
       const { deadlines } = next(page.context, { type: "closed", code: 1012 }, page).context;
       assert.equal(deadlines.retry - page.now, wait * 1_000);
@@ -396,7 +451,16 @@ describe("freezing", () => {
   test("lets go of the socket and hears nothing until thawed", () => {
     const page = opened();
     assert.deepEqual(page.tell("freeze").did, ["drop"]);
-    for (const event of ["wake", "online", "offline", "nudge", "start", BEAT, HELLO, { type: "closed", code: 4501 }]) {
+    for (const event of [
+      "wake",
+      "online",
+      "offline",
+      "nudge",
+      "start",
+      BEAT,
+      HELLO,
+      { type: "closed", code: 4501 },
+    ]) {
       assert.deepEqual(page.tell(event).effects, []);
       assert.equal(page.state, "frozen");
     }
@@ -462,18 +526,28 @@ describe("a cookie that is due", () => {
     const due = { ...BEAT, renew: true };
     assert.deepEqual(page.tell(due).effects.at(-1), { type: "post", n: 2 });
     assert.deepEqual(page.tell(due).did, ["beat"]);
-    assert.deepEqual(page.tell({ type: "posted", n: 2, message: BEAT }).did, [], "its answer is no second beat");
+    assert.deepEqual(
+      page.tell({ type: "posted", n: 2, message: BEAT }).did,
+      [],
+      "its answer is no second beat",
+    );
     assert.deepEqual(page.tell(due).did, ["beat", "post"]);
   });
 
   test("that tells of an end is believed", () => {
     const page = opened().tell({ ...BEAT, renew: true });
-    assert.equal(page.tell({ type: "posted", n: 2, message: { type: "end", reason: "logout" } }).state, "ended");
+    assert.equal(
+      page.tell({ type: "posted", n: 2, message: { type: "end", reason: "logout" } }).state,
+      "ended",
+    );
   });
 
   test("that comes back after a new start says nothing about it", () => {
     const page = opened().tell({ ...BEAT, renew: true }, { type: "end", reason: "idle" }, "start");
-    assert.equal(page.tell({ type: "posted", n: 2, message: { type: "end", reason: "idle" } }).state, "connecting");
+    assert.equal(
+      page.tell({ type: "posted", n: 2, message: { type: "end", reason: "idle" } }).state,
+      "connecting",
+    );
   });
 });
 
@@ -490,7 +564,9 @@ function generator(seed) {
 test("200,000 random events break no invariant", () => {
   const random = generator(20_240_229);
   const pick = (list) => list[Math.floor(random() * list.length)];
-  const often = ["start", "tick", "ask", "online"].map((type) => ({ type })).concat([BEAT, { type: "closed", code: 1006 }]);
+  const often = ["start", "tick", "ask", "online"]
+    .map((type) => ({ type }))
+    .concat([BEAT, { type: "closed", code: 1006 }]);
   const visited = new Set();
   for (let walk = 0; walk < 200; walk++) {
     const page = new Page();

@@ -31,7 +31,9 @@ async function serve(request, response) {
 /** Runs in the page before anything else: a server that greets, and beats once for each ping. */
 function playServer() {
   globalThis.policyViolations = [];
-  document.addEventListener("securitypolicyviolation", (event) => policyViolations.push(event.violatedDirective));
+  document.addEventListener("securitypolicyviolation", (event) =>
+    policyViolations.push(event.violatedDirective),
+  );
   globalThis.sockets = [];
   globalThis.WebSocket = class extends EventTarget {
     readyState = 0;
@@ -41,7 +43,15 @@ function playServer() {
       sockets.push(this);
       setTimeout(() => {
         this.readyState = 1;
-        this.say({ type: "hello", interval: 25, idle_timeout: 1800, expires_in: 1800, warn_before: 60, mode: "presence", spread: 3 });
+        this.say({
+          type: "hello",
+          interval: 25,
+          idle_timeout: 1800,
+          expires_in: 1800,
+          warn_before: 60,
+          mode: "presence",
+          spread: 3,
+        });
       });
     }
     say(message) {
@@ -84,17 +94,23 @@ for (const options of BROWSERS) {
     /** What its one animation is: times, ms of each, and whether it moves or fades. */
     const animations = () =>
       page.evaluate(() =>
-        document.querySelector("session-heart").shadowRoot.getAnimations().filter((it) => !(it instanceof CSSTransition)).map(({ effect }) => {
-          const { iterations, duration } = effect.getTiming();
-          return { iterations, duration, moves: effect.getKeyframes().some(({ transform }) => transform) };
-        }),
+        document
+          .querySelector("session-heart")
+          .shadowRoot.getAnimations()
+          .filter((it) => !(it instanceof CSSTransition))
+          .map(({ effect }) => {
+            const { iterations, duration } = effect.getTiming();
+            return { iterations, duration, moves: effect.getKeyframes().some(({ transform }) => transform) };
+          }),
       );
 
     test("beats as often as the server says, once a second, within a strict policy", async () => {
       await open();
       assert.deepEqual(await animations(), [{ iterations: 3, duration: 1_000, moves: true }]);
       assert.deepEqual(await page.evaluate(() => policyViolations), []);
-      assert.deepEqual(await page.evaluate(() => sockets.map(({ url }) => new URL(url).pathname)), ["/keepalive/ws"]);
+      assert.deepEqual(await page.evaluate(() => sockets.map(({ url }) => new URL(url).pathname)), [
+        "/keepalive/ws",
+      ]);
     });
 
     test("is red, in the upper right corner, and in nobody's way", async () => {
@@ -201,10 +217,17 @@ for (const options of BROWSERS) {
           const heart = document.querySelector("session-heart");
           const { shadowRoot } = heart;
           const [picture, label] = ["[role=img]", "[role=status]"].map((it) => shadowRoot.querySelector(it));
-          return [heart.getAttribute("state"), heart.matches(`:state(${heart.state})`), picture.getAttribute("aria-label"), label.textContent];
+          return [
+            heart.getAttribute("state"),
+            heart.matches(`:state(${heart.state})`),
+            picture.getAttribute("aria-label"),
+            label.textContent,
+          ];
         });
       assert.deepEqual(await read(), ["open", true, "Session alive", ""]);
-      await page.evaluate(() => sockets[0].say({ type: "warning", expires_in: 60, why: "idle", extendable: true }));
+      await page.evaluate(() =>
+        sockets[0].say({ type: "warning", expires_in: 60, why: "idle", extendable: true }),
+      );
       assert.deepEqual(await read(), ["warning", true, "Session ends soon", "Session ends soon"]);
       await page.evaluate(() => sockets[0].say({ type: "beat", n: 9, expires_in: 1800 }));
       assert.deepEqual(await read(), ["open", true, "Session alive", ""]);

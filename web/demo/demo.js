@@ -7,8 +7,15 @@ const LOG_LENGTH = 60;
 
 /** @type {Record<string, string>} */
 const STATE = {
-  idle: "Not connected", connecting: "Connecting…", open: "Alive", polling: "Alive, by HTTP",
-  waiting: "Reconnecting…", offline: "Offline", frozen: "Paused", warning: "Ending soon", ended: "Over",
+  idle: "Not connected",
+  connecting: "Connecting…",
+  open: "Alive",
+  polling: "Alive, by HTTP",
+  waiting: "Reconnecting…",
+  offline: "Offline",
+  frozen: "Paused",
+  warning: "Ending soon",
+  ended: "Over",
 };
 /** @type {Record<string, string>} */
 const SUMMARY = {
@@ -30,8 +37,14 @@ const OVER = {
   idle: ["You were away", "The session ended because it was not used for longer than the idle timeout."],
   absolute: ["Time is up", "The session reached its longest life. However active you are, it ends then."],
   logout: ["You signed out", "The session was ended from another page or window."],
-  revoked: ["Signed out by the site", "The site has ended this session. If you do not know why, ask its operator."],
-  evicted: ["Signed in elsewhere", "Too many sessions were open under this name, and this one was the oldest."],
+  revoked: [
+    "Signed out by the site",
+    "The site has ended this session. If you do not know why, ask its operator.",
+  ],
+  evicted: [
+    "Signed in elsewhere",
+    "Too many sessions were open under this name, and this one was the oldest.",
+  ],
   unknown: ["Please sign in again", "The server does not know this session any more."],
 };
 
@@ -110,7 +123,8 @@ function show() {
   const ended = state === "ended";
   part("state").textContent = STATE[state];
   part("summary").textContent = SUMMARY[state] ?? "\u00a0";
-  part("last").textContent = lastBeat && !ended ? `last beat ${Math.round((Date.now() - lastBeat) / 1_000)} s ago` : "";
+  part("last").textContent =
+    lastBeat && !ended ? `last beat ${Math.round((Date.now() - lastBeat) / 1_000)} s ago` : "";
   part("mode").textContent = mode ?? "–";
   part("mode-means").textContent = MODE[mode ?? ""] ?? "";
   showClock("idle", ended ? 0 : expiresIn);
@@ -158,7 +172,8 @@ function enter(user) {
   heart.addEventListener("session-beat", () => void (lastBeat = Date.now()));
   heart.addEventListener("session-end", () => conclude(heart?.keepalive?.reason ?? "unknown"));
   heart.addEventListener("session-statechange", recognize);
-  for (const type of ["session-beat", "session-statechange", "session-warning"]) heart.addEventListener(type, show);
+  for (const type of ["session-beat", "session-statechange", "session-warning"])
+    heart.addEventListener(type, show);
   part("stage").append(heart);
   document.body.append(corner);
   show();

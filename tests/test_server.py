@@ -1,0 +1,225 @@
+"""The standalone server as a process of its own: what its users rely on, in real time."""
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from time import monotonic
+from typing import NamedTuple
+
+import pytest
+
+from keepalive import KEEPALIVE, SettingError
+from keepalive.server import _STOPPING, SILENCE, make_app
+from keepalive.settings import Settings
+
+from .conftest import Browse, Browser, Serve
+from .raw import CLOSE, DEADLINE, RawPage, frame, ping
+
+ROOT = Path(__file__).parent.parent
+IDLE = 4.0
+PASSIVE = {"X-Keepalive": "passive"}
+
+
+class Server(NamedTuple):
+    process: Process
+    port: int
+
+    async def stop(self) -> tuple[int, float]:
+        """Its exit code after SIGTERM, and after how many seconds."""
+        began = monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(3 * DEADLINE):
+            return await self.process.wait(), monotonic() - began
+
+
+Start = Callable[..., Awaitable[Server]]
+
+
+@asynccontextmanager
+async def running(folder: Path, *options: str) -> AsyncIterator[Server]:
+    """The demo server with sessions that idle for four seconds, kept in `folder`."""
+    command = [
+        *(sys.executable, str(ROOT / "run.py"), "--port", "0", "--store", "sqlite:///sessions.db"),
+        *("--idle-timeout", f"{IDLE:g}", "--ping-interval", "1", *options),
+    ]
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("KEEPALIVE_")}
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=folder, env=environ, stdout=PIPE, stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        assert process.stdout
+        async with asyncio.timeout(4 * DEADLINE):
+            line = (await process.stdout.readline()).decode()
+        announced = re.search(r"listening on http://127\.0\.0\.1:(\d+) ", line)
+        assert announced, line
+        yield Server(process, int(announced[1]))
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+@pytest.fixture
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    async with AsyncExitStack() as stack:
+
+        async def start(*options: str) -> Server:
+            return await stack.enter_async_context(running(tmp_path, *options))
+
+        yield start
+
+
+async def signed_in(browse: Browse, port: int) -> Browser:
+    browser = await browse(port)
+    assert (await browser.post("/login", data={"name": "ann"})).status == 303
+    return browser
+
+
+async def user(browser: Browser) -> object:
+    """Who is signed in; to ask extends nothing."""
+    return (await browser.get("/whoami", headers=PASSIVE)).json["user"]
+
+
+async def seconds_until_signed_out(browser: Browser) -> float:
+    began = monotonic()
+    async with asyncio.timeout(IDLE + DEADLINE):
+        while await user(browser) is not None:
+            await asyncio.sleep(0.1)
+    return monotonic() - began
+
+
+async def test_heartbeats_keep_a_user_signed_in(start: Start, browse: Browse) -> None:
+    """For longer than the session may idle; and when they stop it ends, no later than promised."""
+    ann = await signed_in(browse, (await start()).port)
+    for _ in range(6):
+        await asyncio.sleep(1)
+        assert (await ann.post("/keepalive/heartbeat")).json["type"] == "beat"
+        assert await user(ann) == "ann"
+    assert await seconds_until_signed_out(ann) == pytest.approx(IDLE, abs=1)
+
+
+async def test_a_page_keeps_its_user_signed_in_through_a_crash(start: Start, browse: Browse) -> None:
+    """The same over a WebSocket; in between the server is killed and comes back."""
+    server = await start()
+    ann = await signed_in(browse, server.port)
+    for life in range(2):
+        page = await ann.page()
+        assert (await page.message())["type"] == "hello"
+        for n in range(3):
+            await asyncio.sleep(1)
+            page.send(ping(n))
+            assert (await page.message("beat"))["expires_in"] > IDLE - 1
+            assert await user(ann) == "ann"
+        if life == 0:
+            server.process.kill()
+            await server.process.wait()
+            server = await start()
+            ann.port = server.port
+            assert await user(ann) == "ann"
+    assert (await page.message("warning"))["why"] == "idle"
+    began = monotonic()
+    page.cut()
+    assert await seconds_until_signed_out(ann) < IDLE + 1
+    assert monotonic() - began < IDLE + 1
+
+
+async def test_a_stop(start: Start, browse: Browse) -> None:
+    """All pages are told to come back, and the process is gone in no time."""
+    server = await start()
+    ann = await signed_in(browse, server.port)
+    pages = [await ann.page() for _ in range(20)]
+
+    async def said(page: RawPage) -> int:
+        code = await page.close_code()
+        page.send(frame(code.to_bytes(2), CLOSE))
+        page.cut()
+        return code
+
+    goodbyes = asyncio.gather(*map(said, pages))
+    code, seconds = await server.stop()
+    assert code == 0
+    assert seconds < 5
+    assert set(await goodbyes) == {1012}
+
+
+async def test_a_stop_with_a_page_that_does_not_answer(start: Start, browse: Browse) -> None:
+    server = await start()
+    page = await (await signed_in(browse, server.port)).page()
+    code, seconds = await server.stop()
+    assert code == 0
+    assert seconds < 5
+    assert await page.close_code() == 1012
+
+
+async def test_who_asks_for_nothing_is_cut(start: Start) -> None:
+    """Slowloris: silent, in the middle of a head, or dripping one byte a second."""
+    port = (await start()).port
+
+    async def seconds_until_cut(head: bytes, drip: bytes) -> float:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        began = monotonic()
+        writer.write(head)
+        try:
+            while not reader.at_eof():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(1):
+                        await reader.read(1)
+                writer.write(drip)
+        except ConnectionError:
+            pass
+        finally:
+            writer.transport.abort()
+        return monotonic() - began
+
+    heads = b"", b"GET /keepalive/ws HTTP/1.1\r\nHost: x\r\n", b"GET / HTTP/1.1\r\nX-Long: "
+    async with asyncio.timeout(SILENCE + DEADLINE):
+        took = await asyncio.gather(*(seconds_until_cut(head, b"x" if head else b"") for head in heads))
+    assert max(took) < SILENCE + 2
+
+
+async def test_readiness(browse: Browse, serve: Serve, tmp_path: Path) -> None:
+    """No new pages for a server that stops, or whose store does not answer."""
+    app = make_app(Settings(store=f"sqlite:///{tmp_path}/sessions.db"))
+    browser = await browse((await serve(app)).port)
+    assert (await browser.get("/readyz")).status == 200
+    await app[KEEPALIVE]._door.close()
+    answer = await browser.get("/readyz")
+    assert (answer.status, answer.body) == (503, b"the session store does not answer\n")
+    assert (await browser.get("/healthz")).status == 200
+    app[_STOPPING].set()
+    assert (await browser.get("/readyz")).body == b"stopping\n"
+
+
+async def test_metrics_need_their_extra(
+    browse: Browse, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "keepalive.metrics", None)
+    monkeypatch.delattr("keepalive.metrics", raising=False)
+    browser = await browse((await serve(make_app(Settings(store="memory://")))).port)
+    answer = await browser.get("/metrics")
+    assert answer.status == 404
+    assert b"pip install" in answer.body
+
+
+def test_the_secret_file_is_not_made_by_a_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path that is misspelt would sign everybody out."""
+    monkeypatch.delenv("KEEPALIVE_SECRET", raising=False)
+    with pytest.raises(SettingError, match="there is no secret file"):
+        make_app(Settings(store="memory://", secret_file=tmp_path / "secret"))
+
+
+async def test_what_an_operator_asks(start: Start, browse: Browse) -> None:
+    browser = await browse((await start()).port)
+    for path, text in ("/healthz", b"ok\n"), ("/readyz", b"ready\n"):
+        answer = await browser.get(path)
+        assert (answer.status, answer.body) == (200, text)
+        assert answer.headers["Cache-Control"] == "no-store"
+    metrics = await browser.get("/metrics")
+    assert metrics.headers["Content-Type"].startswith("text/plain; version=")
+    assert b"keepalive_sockets 0.0\n" in metrics.body

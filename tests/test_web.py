@@ -1,0 +1,609 @@
+"""The keepalive mounted on an app: who may come in, what pages and apps see, and the shutdown."""
+
+import asyncio
+import json
+import logging
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Mapping
+from hashlib import sha384
+from io import BytesIO
+from time import monotonic
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp_session import SimpleCookieStorage, get_session
+from aiohttp_session import setup as setup_sessions
+
+import keepalive
+from keepalive import Hooks, KeepaliveStorage, Policy, Reason, SettingError, open_store
+from keepalive.clock import ManualClock
+from keepalive.errors import StoreUnavailable
+from keepalive.live import Live, Page
+from keepalive.messages import Ping
+from keepalive.stores import SessionStore
+
+from .conftest import Browse, Browser, Connect, Serve
+from .raw import CLOSE, RawPage, frame, ping, until
+
+NO_STORE = "no-store"
+
+
+def make_app(sessions: Any = "memory://", **options: Any) -> web.Application:
+    """An app with a login, a logout and an item to change."""
+    app = web.Application()
+    heart = keepalive.setup(app, sessions, **options)
+
+    async def login(request: web.Request) -> web.Response:
+        await heart.start(request, request.query["user"], {"cart": []})
+        return web.Response()
+
+    async def logout(request: web.Request) -> web.Response:
+        (await get_session(request)).invalidate()
+        return web.Response()
+
+    async def whoami(request: web.Request) -> web.Response:
+        return web.json_response((await get_session(request)).get("user"))
+
+    async def end(request: web.Request) -> web.Response:
+        return web.json_response(await heart.end(request, Reason(request.query["reason"])))
+
+    async def end_others(request: web.Request) -> web.Response:
+        return web.json_response(await heart.end_user(request.query["user"], keep=request))
+
+    async def push(request: web.Request) -> web.Response:
+        return web.json_response(await heart.push(request, {"for": "me"}))
+
+    app.router.add_post("/login", login)
+    app.router.add_post("/logout", logout)
+    app.router.add_get("/whoami", whoami)
+    app.router.add_post("/end", end)
+    app.router.add_post("/end_others", end_others)
+    app.router.add_post("/push", push)
+    return app
+
+
+@pytest.fixture
+async def port(serve: Serve) -> int:
+    return (await serve(make_app())).port
+
+
+@pytest.fixture
+async def ann(port: int, browse: Browse) -> Browser:
+    return await signed_in(browse, port, "ann")
+
+
+@pytest.fixture(autouse=True)
+def _no_id_in_the_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Nor a cookie: all of them are Fernet tokens, which begin alike."""
+    with caplog.at_level(logging.DEBUG, "keepalive"):
+        yield
+    assert "gAAAA" not in caplog.text
+
+
+async def signed_in(browse: Browse, port: int, user: str) -> Browser:
+    browser = await browse(port)
+    assert (await browser.post(f"/login?user={user}")).status == 200
+    return browser
+
+
+async def ended(page: RawPage) -> tuple[str, int]:
+    """The reason that a page hears, and the close code."""
+    reason = (await page.message("end"))["reason"]
+    return reason, await page.close_code()
+
+
+# Who may come in.
+
+OWN, OTHER = "http://app.example:8080", "https://partner.example"
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed"),
+    [
+        (None, True),
+        (OWN, True),
+        (OTHER, True),
+        ("", False),
+        ("null", False),
+        ("https://app.example:8080", False),
+        ("ws://app.example:8080", False),
+        ("http://app.example", False),
+        ("http://app.example:80", False),
+        ("http://app.example:8081", False),
+        ("http://app.example:80800", False),
+        ("http://www.app.example:8080", False),
+        ("http://example:8080", False),
+        ("http://app.example.evil.example:8080", False),
+        ("http://evilapp.example:8080", False),
+        ("http://app.example:8080.evil.example", False),
+        ("http://app-example:8080", False),
+        ("http://APP.example:8080", False),
+        ("HTTP://app.example:8080", False),
+        ("http://app.example.:8080", False),
+        ("http://user@app.example:8080", False),
+        ("http://app.example:8080@evil.example", False),
+        ("http://app.example:8080/", False),
+        ("http://app.example:8080/path", False),
+        ("http://app.example:8080?", False),
+        ("app.example:8080", False),
+        ("http://evil.example http://app.example:8080", False),
+        ("http://partner.example", False),
+        ("https://partner.example:443", False),
+        ("https://www.partner.example", False),
+        ("*", False),
+        ([OWN, OWN], False),
+        ([OWN, "http://evil.example"], False),
+    ],
+)
+async def test_origins(serve: Serve, browse: Browse, origin: str | list[str] | None, allowed: bool) -> None:
+    """A page of a foreign origin is refused before the upgrade, and no ping of it is heard."""
+    port = (await serve(make_app(origins=[OTHER]))).port
+    browser = await signed_in(browse, port, "ann")
+    page = await browser.page(Host="app.example:8080", Origin=origin)
+    assert page.status == (101 if allowed else 403)
+    if not allowed:
+        assert b"`origin`" in page.body
+    if not isinstance(origin, list):
+        headers = {"Host": "app.example:8080"} | ({} if origin is None else {"Origin": origin})
+        answer = await browser.post("/keepalive/heartbeat", headers=headers)
+        assert answer.status == (200 if allowed else 403)
+
+
+@pytest.mark.parametrize(
+    ("site", "status"),
+    [("same-origin", 200), ("none", 200), ("same-site", 403), ("cross-site", 403), ("", 403)],
+)
+async def test_a_heartbeat_from_elsewhere(ann: Browser, site: str, status: int) -> None:
+    """Browsers send no `Origin` with a GET of another site's image."""
+    answer = await ann.get("/keepalive/heartbeat", headers={"Sec-Fetch-Site": site})
+    assert answer.status == status
+
+
+async def test_an_allowed_origin_may_be_of_another_site(serve: Serve, browse: Browse) -> None:
+    port = (await serve(make_app(origins=[OTHER]))).port
+    ann = await signed_in(browse, port, "ann")
+    headers = {"Origin": OTHER, "Sec-Fetch-Site": "cross-site"}
+    assert (await ann.post("/keepalive/heartbeat", headers=headers)).status == 200
+
+
+# Who has no session.
+
+
+@pytest.mark.parametrize("cookie", [None, "keepalive=", "keepalive=forged", "other=1", "keepalive=é"])
+async def test_no_session(port: int, connect: Connect, cookie: str | None) -> None:
+    """Said after the upgrade: before it a script sees nothing but 1006."""
+    page = await connect(port, headers={"Cookie": cookie})
+    assert page.status == 101
+    assert await page.frame() == (1, b'{"type":"end","reason":"unknown"}')
+    assert await page.close_code() == 4504
+
+
+async def test_a_cookie_of_another_key(serve: Serve, browse: Browse, connect: Connect) -> None:
+    ports = [(await serve(make_app())).port for _ in range(2)]
+    ann = await signed_in(browse, ports[0], "ann")
+    page = await connect(ports[1], headers={"Cookie": ann.cookie})
+    assert await ended(page) == ("unknown", 4504)
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("logout", ("logout", 4503)),
+        ("evicted", ("evicted", 4505)),
+        ("revoked", ("revoked", 4506)),
+        ("rotated", ("revoked", 4506)),
+        ("idle", ("idle", 4501)),
+        ("absolute", ("absolute", 4502)),
+    ],
+)
+async def test_a_session_that_is_over(ann: Browser, reason: str, told: tuple[str, int]) -> None:
+    assert (await ann.post(f"/end?reason={reason}")).json is True
+    assert (await ann.post(f"/end?reason={reason}")).json is False
+    assert await ended(await ann.page()) == told
+    for path in "heartbeat", "state":
+        answer = await ann.get(f"/keepalive/{path}")
+        assert (answer.status, answer.json) == (401, {"type": "end", "reason": told[0]})
+        assert answer.headers["Cache-Control"] == NO_STORE
+
+
+async def test_where_to_sign_in_is_told(serve: Serve, browse: Browse) -> None:
+    browser = await browse((await serve(make_app(login="/sign-in"))).port)
+    page = await browser.page()
+    assert (await page.message("end"))["login"] == "/sign-in"
+    assert (await browser.get("/keepalive/heartbeat")).json["login"] == "/sign-in"
+
+
+async def test_an_id_from_before_the_login(ann: Browser, connect: Connect) -> None:
+    """Fixation: whoever knew the old id has nothing (OWASP, ASVS 5.0 7.2.4)."""
+    before = ann.cookie
+    await ann.post("/login?user=ann")
+    assert ann.cookie != before
+    page = await connect(ann.port, headers={"Cookie": before})
+    assert await ended(page) == ("revoked", 4506)
+    assert (await (await ann.page()).message())["type"] == "hello"
+
+
+# What pages hear.
+
+
+async def test_hello_and_beat(ann: Browser) -> None:
+    page = await ann.page()
+    hello = await page.message()
+    assert 1799 < hello.pop("expires_in") <= 1800
+    assert 43199 < hello.pop("ends_in") <= 43200
+    assert hello == {
+        "type": "hello", "interval": 25.0, "idle_timeout": 1800.0, "warn_before": 60.0,
+        "mode": "presence", "spread": 3.0,
+    }  # fmt: skip
+    page.send(ping(1))
+    beat = await page.message()
+    assert (beat["type"], beat["n"]) == ("beat", 1)
+    assert 1799 < beat["expires_in"] <= 1800
+
+
+async def test_a_logout_in_one_tab_ends_the_others_at_once(ann: Browser) -> None:
+    pages = [await ann.page() for _ in range(3)]
+    began = monotonic()
+    await ann.post("/logout")
+    assert [await ended(page) for page in pages] == [("logout", 4503)] * 3
+    assert monotonic() - began < 0.25
+    assert ann.cookie == ""
+    assert (await ann.get("/whoami")).json is None
+
+
+@pytest.mark.parametrize("url", ["memory://", "sqlite:///{}/sessions.db"])
+async def test_an_end_is_heard_at_once(
+    serve: Serve, browse: Browse, tmp_path_factory: pytest.TempPathFactory, url: str
+) -> None:
+    port = (await serve(make_app(url.format(tmp_path_factory.mktemp("store"))))).port
+    ann = await signed_in(browse, port, "ann")
+    page = await ann.page()
+    began = monotonic()
+    assert (await ann.post("/end?reason=evicted")).json is True
+    assert await ended(page) == ("evicted", 4505)
+    assert monotonic() - began < 0.25
+
+
+async def test_a_login_sends_the_other_tabs_for_the_new_cookie(ann: Browser) -> None:
+    """They are not told that it is over, for it is not."""
+    page = await ann.page()
+    await page.message("hello")
+    await ann.post("/login?user=bob")
+    assert (await page.frame()) == (CLOSE, (4004).to_bytes(2) + b"rotated")
+    assert (await (await ann.page()).message())["type"] == "hello"
+
+
+async def test_ending_the_other_sessions_of_a_user(port: int, browse: Browse) -> None:
+    first, second, other = [await signed_in(browse, port, user) for user in ("ann", "ann", "bob")]
+    pages = [await browser.page() for browser in (first, second, other)]
+    assert (await first.post("/end_others?user=ann")).json == 1
+    assert await ended(pages[1]) == ("revoked", 4506)
+    for page in pages[0], pages[2]:
+        page.send(ping(1))
+        assert (await page.message("beat"))["n"] == 1
+
+
+async def test_pushes(serve: Serve, browse: Browse) -> None:
+    app = make_app()
+    port = (await serve(app)).port
+    ann, also_ann, bob = [await signed_in(browse, port, user) for user in ("ann", "ann", "bob")]
+    pages = [await browser.page() for browser in (ann, ann, also_ann, bob)]
+    assert (await ann.post("/push")).json == 2
+    for page in pages[:2]:
+        assert (await page.message("push"))["data"] == {"for": "me"}
+    heart = app[keepalive.KEEPALIVE]
+    assert heart.push_user("ann", [1, None]) == 3
+    for page in pages[:3]:
+        assert (await page.message("push"))["data"] == [1, None]
+    assert heart.push_user("nobody", 1) == 0
+    pages[3].send(ping(1))
+    assert [(await pages[3].message())["type"] for _ in range(2)] == ["hello", "beat"]
+
+
+# HTTP instead of a socket.
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+async def test_a_heartbeat(serve: Serve, browse: Browse, clock: ManualClock, method: str) -> None:
+    """One ping: it moves the deadline, and is answered like one."""
+    port = (await serve(make_app(clock=clock))).port
+    ann = await signed_in(browse, port, "ann")
+    clock.advance(1000)
+    body = {"data": b'{"type":"ping","n":7,"idle":1}'} if method == "POST" else {}
+    answer = await ann.get("/keepalive/heartbeat", method=method, **body)
+    assert answer.status == 200
+    assert answer.headers["Cache-Control"] == NO_STORE
+    assert answer.headers["Content-Type"] == "application/json"
+    if method != "HEAD":
+        n = 7 if method == "POST" else 0
+        assert answer.json == {"type": "beat", "n": n, "expires_in": 1800.0, "ends_in": 42200.0}
+    clock.advance(1799)
+    assert (await ann.get("/keepalive/state")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 200),
+        (b'{"type":"later"}', 200),
+        (b"{", 400),
+        (b"[" * 4096, 400),
+        (b"\xff", 400),
+        (b'{"type":"ping","n":"1"}', 400),
+        (b"x" * 4096, 400),
+        (b"x" * 4097, 413),
+        (b"x" * 2**21, 413),
+    ],
+)
+@pytest.mark.parametrize("announced", [True, False])
+async def test_what_a_heartbeat_may_hold(ann: Browser, body: bytes, status: int, announced: bool) -> None:
+    async def parts() -> Any:
+        yield body
+
+    answer = await ann.post("/keepalive/heartbeat", data=BytesIO(body) if announced else parts())
+    assert answer.status == status
+
+
+async def test_the_state_touches_nothing(serve: Serve, browse: Browse, clock: ManualClock) -> None:
+    port = (await serve(make_app(clock=clock))).port
+    ann = await signed_in(browse, port, "ann")
+    for left in 1800.0, 1200.0, 600.0:
+        answer = await ann.get("/keepalive/state")
+        assert answer.headers["Cache-Control"] == NO_STORE
+        assert answer.json == {
+            "expires_in": left, "ends_in": left + 41400, "mode": "presence",
+            "idle_timeout": 1800.0, "warn_before": 60.0,
+        }  # fmt: skip
+        clock.advance(600)
+    assert (await ann.get("/keepalive/state")).json == {"type": "end", "reason": "idle"}
+
+
+# When the store is down.
+
+
+@pytest.mark.parametrize("how", ["refuses", "hangs"])
+async def test_the_store_is_down(serve: Serve, browse: Browse, how: str) -> None:
+    """Nobody is told that a session is over, nor made to wait for more than a second."""
+    store = open_store("memory://")
+    port = (await serve(make_app(store))).port
+    ann = await signed_in(browse, port, "ann")
+    open_page = await ann.page()
+    await open_page.message("hello")
+    heal = break_down(store, how)
+    began = monotonic()
+    page = await ann.page()
+    assert page.status == 503
+    assert page.headers["Retry-After"] == "2"
+    assert monotonic() - began < 1
+    began = monotonic()
+    answer = await ann.post("/keepalive/heartbeat", data=b'{"type":"ping","n":3}')
+    assert (answer.status, answer.json["type"], answer.json["n"]) == (503, "wait", 3)
+    assert answer.headers["Cache-Control"] == NO_STORE
+    assert (await ann.get("/keepalive/state")).status == 503
+    assert monotonic() - began < 2
+    heal()
+    assert (await ann.post("/keepalive/heartbeat")).status == 200
+    open_page.send(ping(1))
+    assert (await open_page.message())["type"] == "beat"
+
+
+async def test_an_end_that_could_not_be_stored_is_none(serve: Serve, browse: Browse) -> None:
+    store = open_store("memory://")
+    port = (await serve(make_app(store))).port
+    ann = await signed_in(browse, port, "ann")
+    heal = break_down(store, "refuses")
+    assert (await ann.post("/logout")).status == 503
+    heal()
+    assert (await ann.get("/whoami")).json == "ann"
+
+
+def break_down(store: SessionStore, how: str) -> Callable[[], None]:
+    """Let a store no longer answer; returns how to heal it."""
+
+    async def fail(*_: object, **__: object) -> Any:
+        if how == "hangs":
+            await asyncio.Event().wait()
+        raise StoreUnavailable("the store is down")
+
+    names = "load", "peek", "touch", "save", "end", "create", "rotate"
+    for name in names:
+        setattr(store, name, fail)
+
+    def heal() -> None:
+        for name in names:
+            delattr(store, name)
+
+    return heal
+
+
+# What apps hear and say.
+
+
+async def test_hooks_and_data_both_ways(serve: Serve, browse: Browse) -> None:
+    heard: list[tuple[object, ...]] = []
+
+    def on_open(page: Page) -> None:
+        heard.append(("open", page.live.user))
+
+    def on_ping(page: Page, ping: Ping) -> Mapping[str, Any] | None:
+        heard.append(("ping", ping.n, ping.data, page.live.user))
+        return {"unread": 2}
+
+    def on_end(live: Live, reason: Reason) -> None:
+        heard.append(("end", live.user, reason))
+
+    hooks = Hooks(on_open=on_open, on_ping=on_ping, on_end=on_end)  # type: ignore[arg-type]
+    port = (await serve(make_app(hooks=hooks))).port
+    ann = await signed_in(browse, port, "ann")
+    page = await ann.page()
+    page.send(ping(1, data={"route": "/inbox"}))
+    assert (await page.message("beat"))["data"] == {"unread": 2}
+    body = json.dumps({"type": "ping", "n": 5}).encode()
+    assert (await ann.post("/keepalive/heartbeat", data=body)).json["data"] == {"unread": 2}
+    await ann.post("/logout")
+    await ended(page)
+    assert heard == [
+        ("open", "ann"),
+        ("ping", 1, {"route": "/inbox"}, "ann"),
+        ("ping", 5, None, "ann"),
+        ("end", "ann", "logout"),
+    ]
+
+
+async def test_a_policy_for_each_session(serve: Serve, browse: Browse) -> None:
+    def choose(data: Mapping[str, Any]) -> Policy:
+        short = data.get("user") == "admin"
+        return Policy(idle_timeout=300 if short else 1800, mode="activity" if short else "presence")
+
+    port = (await serve(make_app(policy=choose))).port
+    for user, idle, mode in ("ann", 1800.0, "presence"), ("admin", 300.0, "activity"):
+        browser = await signed_in(browse, port, user)
+        hello = await (await browser.page()).message()
+        assert (hello["idle_timeout"], hello["mode"]) == (idle, mode)
+        state = (await browser.get("/keepalive/state")).json
+        assert state["mode"] == mode
+        assert idle - 1 < state["expires_in"] <= idle
+
+
+# Settings.
+
+
+async def test_a_prefix(serve: Serve, browse: Browse) -> None:
+    port = (await serve(make_app(prefix="/live"))).port
+    ann = await signed_in(browse, port, "ann")
+    assert (await ann.page("/live/ws")).status == 101
+    assert (await ann.get("/live/heartbeat")).status == 200
+    assert (await ann.get("/keepalive/heartbeat")).status == 404
+
+
+def test_two_policies_are_refused() -> None:
+    storage = KeepaliveStorage(open_store("memory://"), Policy())
+    with pytest.raises(SettingError, match="two policies"):
+        keepalive.setup(web.Application(), storage, policy=Policy())
+
+
+def test_setting_up_twice_is_refused() -> None:
+    app = web.Application()
+    setup_sessions(app, SimpleCookieStorage())
+    with pytest.raises(SettingError, match="drop aiohttp_session"):
+        keepalive.setup(app, "memory://")
+    app = web.Application()
+    keepalive.setup(app, "memory://")
+    with pytest.raises(SettingError, match="set up on this app already"):
+        keepalive.setup(app, "memory://")
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "app.example", "app.example:8080", "//app.example", "ws://app.example", "https://", "https://app.example/",
+        "https://app.example/path", "https://*.app.example", "*", "null", "", "https://App.example",
+        "https://user@app.example", "https://app.example?", "https://app.example#", "https://app.example:",
+        "https://app.example:x", "https://app.example ", "https://a.example,https://b.example",
+    ],
+)  # fmt: skip
+def test_what_is_no_origin_is_refused(origin: str) -> None:
+    with pytest.raises(SettingError, match="is not an origin: write scheme, host and port"):
+        keepalive.setup(web.Application(), "memory://", origins=[origin])
+
+
+@pytest.mark.parametrize("origin", ["http://localhost", "https://app.example:8443", "http://[::1]:8080"])
+def test_origins_that_can_be(origin: str) -> None:
+    keepalive.setup(web.Application(), "memory://", origins=[origin])
+
+
+def test_other_stores_are_named() -> None:
+    with pytest.raises(SettingError, match="use memory:// or sqlite"):
+        keepalive.setup(web.Application(), "mysql://user:password@host")
+
+
+# The modules.
+
+
+async def test_the_browser_modules(ann: Browser) -> None:
+    manifest = await ann.get("/keepalive/client/manifest.json")
+    assert manifest.headers["Content-Type"] == "application/json; charset=utf-8"
+    assert "keepalive.js" in manifest.json
+    for name, integrity in manifest.json.items():
+        module = await ann.get(f"/keepalive/client/{name}")
+        assert module.status == 200
+        assert integrity == "sha384-" + b64encode(sha384(module.body).digest()).decode()
+        assert module.headers["Content-Type"] == "text/javascript; charset=utf-8"
+        assert module.headers["X-Content-Type-Options"] == "nosniff"
+        assert "public" in module.headers["Cache-Control"]
+        for tag in module.headers["ETag"], f'"x", W/{module.headers["ETag"]}', "*":
+            again = await ann.get(f"/keepalive/client/{name}", headers={"If-None-Match": tag})
+            assert (again.status, again.body, again.headers["ETag"]) == (304, b"", module.headers["ETag"])
+        stale = await ann.get(f"/keepalive/client/{name}", headers={"If-None-Match": '"stale"'})
+        assert stale.status == 200
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["nothing.js", "", "package.json", "tsconfig.json", "..%2fpackage.json", "%2e%2e/web.py", "..%5cx",
+     "demo/index.html", "/etc/passwd", "keepalive.js%00", "keepalive.js/"],
+)  # fmt: skip
+async def test_no_other_files(port: int, connect: Connect, name: str) -> None:
+    page = await connect(port, f"/keepalive/client/{name}", {"Upgrade": None, "Connection": None})
+    assert page.status == 404
+
+
+# The shutdown.
+
+
+async def test_all_sockets_are_told_of_a_restart(serve: Serve, browse: Browse) -> None:
+    server = await serve(make_app(), shutdown_timeout=60)
+    ann = await signed_in(browse, server.port, "ann")
+    pages = [await ann.page() for _ in range(50)]
+    before = asyncio.all_tasks()
+
+    async def said(page: RawPage) -> int:
+        code = await page.close_code()
+        page.send(frame(code.to_bytes(2), CLOSE))
+        page.cut()
+        return code
+
+    goodbyes = asyncio.gather(*map(said, pages))
+    began = monotonic()
+    await server.runner.cleanup()
+    assert monotonic() - began < 1
+    assert set(await goodbyes) == {1012}
+    await until(lambda: asyncio.all_tasks() < before)
+
+
+async def test_a_page_that_does_not_answer_does_not_hold_up_a_shutdown(serve: Serve, browse: Browse) -> None:
+    server = await serve(make_app(), shutdown_timeout=60)
+    page = await (await signed_in(browse, server.port, "ann")).page()
+    began = monotonic()
+    await server.runner.cleanup()
+    assert 1 < monotonic() - began < 3
+    assert await page.close_code() == 1012
+    assert await page.end_of_stream() == b""
+
+
+async def test_a_handshake_during_the_shutdown(serve: Serve, browse: Browse) -> None:
+    """Nobody would close its socket any more."""
+    store = open_store("memory://")
+    arrived, proceed = asyncio.Event(), asyncio.Event()
+    load = store.load
+
+    async def slow_load(key: bytes) -> Any:
+        arrived.set()
+        await proceed.wait()
+        return await load(key)
+
+    app = make_app(store)
+    server = await serve(app, shutdown_timeout=60)
+    ann = await signed_in(browse, server.port, "ann")
+    store.load = slow_load  # type: ignore[method-assign]
+    opening = asyncio.create_task(ann.page())
+    await arrived.wait()
+    stopping = asyncio.create_task(server.runner.cleanup())
+    await until(lambda: app[keepalive.KEEPALIVE]._connections.closing)
+    proceed.set()
+    page = await opening
+    assert page.status == 101
+    assert await page.close_code() == 1012
+    assert await page.end_of_stream() == b""
+    await asyncio.wait_for(stopping, 2)

@@ -1,0 +1,217 @@
+"""Sessions that live in the browser's cookie: kept alive by renewal, ended for this process."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp_session import AbstractStorage, SimpleCookieStorage, get_session
+from aiohttp_session.cookie_storage import EncryptedCookieStorage
+from aiohttp_session.nacl_storage import NaClCookieStorage
+from aiohttp_session.redis_storage import RedisStorage
+from redis.asyncio import Redis
+
+import keepalive
+from keepalive import Policy, SettingError
+from keepalive.clock import ManualClock
+
+from ..conftest import Browse, Browser, Serve
+from ..raw import CLOSE, RawPage, ping
+from ..test_web import ended, make_app, signed_in
+
+MAX_AGE = 600
+STORAGES: dict[str, Callable[[], AbstractStorage]] = {
+    "simple": lambda: SimpleCookieStorage(max_age=MAX_AGE),
+    "encrypted": lambda: EncryptedCookieStorage(b"k" * 32, max_age=MAX_AGE),
+    "nacl": lambda: NaClCookieStorage(b"k" * 32, max_age=MAX_AGE),
+}
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
+    """The one clock of the server, of the storages and of the browser's cookie jar."""
+    clock = ManualClock()
+    monkeypatch.setattr(time, "time", clock.wall)
+    return clock
+
+
+@pytest.fixture(params=STORAGES)
+def storage(request: pytest.FixtureRequest) -> AbstractStorage:
+    return STORAGES[request.param]()
+
+
+@pytest.fixture
+async def ann(storage: AbstractStorage, serve: Serve, browse: Browse, clock: ManualClock) -> Browser:
+    return await signed_in(browse, (await serve(make_app(storage, clock=clock))).port, "ann")
+
+
+async def beat(page: RawPage, n: int) -> dict[str, Any]:
+    page.send(ping(n))
+    return await page.message("beat")
+
+
+async def whoami(browser: Browser, cookie: str | None = None) -> Any:
+    return (await browser.get("/whoami", headers={"Cookie": cookie} if cookie else {})).json
+
+
+async def test_kept_alive_by_renewal(ann: Browser, clock: ManualClock) -> None:
+    """A fresh cookie on the 101, and by one POST whenever a third of its time has passed."""
+    clock.advance(100)
+    page = await ann.page()
+    assert "Set-Cookie" in page.headers
+    assert (await page.message("hello"))["expires_in"] == MAX_AGE
+    for n in range(0, 20, 2):
+        clock.advance(190)
+        early = await beat(page, n)
+        assert (early["expires_in"], early.get("renew", False)) == (MAX_AGE - 190, False)
+        clock.advance(30)
+        late = await beat(page, n + 1)
+        assert (late["expires_in"], late["renew"]) == (MAX_AGE - 220, True)
+        renewed = await ann.post("/keepalive/heartbeat")
+        assert (renewed.status, renewed.json["expires_in"]) == (200, MAX_AGE)
+        assert "renew" not in renewed.json
+        assert "Set-Cookie" in renewed.headers
+    assert await whoami(ann) == "ann"  # more than three times its max_age later
+
+
+async def test_without_renewal_it_ends(ann: Browser, clock: ManualClock) -> None:
+    """Whatever the pings: an open socket cannot set a cookie."""
+    page = await ann.page()
+    cookie = ann.cookie
+    for n in range(5):
+        clock.advance(100)
+        assert (await beat(page, n))["expires_in"] == 500 - 100 * n
+    clock.advance(100)
+    assert await ended(page) == ("idle", 4501)
+    assert ann.cookie == ""
+    assert await whoami(ann, cookie) is None
+
+
+async def test_the_state_renews_nothing(ann: Browser, clock: ManualClock) -> None:
+    clock.advance(300)
+    answer = await ann.get("/keepalive/state")
+    assert (answer.json["expires_in"], answer.headers.get("Set-Cookie")) == (300, None)
+
+
+async def test_a_logout_ends_pages_and_copies_of_the_cookie(ann: Browser) -> None:
+    page = await ann.page()
+    copies = [ann.cookie]
+    await ann.post("/keepalive/heartbeat")
+    copies.append(ann.cookie)
+    await ann.post("/logout")
+    assert await ended(page) == ("logout", 4503)
+    for copy in copies:
+        assert await whoami(ann, copy) is None
+        assert await ended(await ann.page(Cookie=copy)) == ("logout", 4503)
+        assert (await ann.post("/keepalive/heartbeat", headers={"Cookie": copy})).status == 401
+
+
+async def test_a_login_makes_it_another_session(ann: Browser) -> None:
+    page = await ann.page()
+    await page.message("hello")
+    former = ann.cookie
+    await ann.post("/login?user=bob")
+    assert await page.frame() == (CLOSE, (4004).to_bytes(2) + b"rotated")
+    assert (await (await ann.page()).message())["type"] == "hello"
+    assert await ended(await ann.page(Cookie=former)) == ("revoked", 4506)
+    assert await whoami(ann) == "bob"
+
+
+async def test_nothing_outlives_the_absolute_deadline(
+    storage: AbstractStorage, serve: Serve, browse: Browse, clock: ManualClock
+) -> None:
+    """And no page is asked to renew what cannot get longer."""
+    policy = Policy(idle_timeout=MAX_AGE, absolute_timeout=1500)
+    port = (await serve(make_app(storage, policy=policy, clock=clock))).port
+    ann = await signed_in(browse, port, "ann")
+    page = await ann.page()
+    renewals = 0
+    for n in range(14):
+        clock.advance(100)
+        last = await beat(page, n)
+        assert last["ends_in"] == 1400 - 100 * n
+        assert last["expires_in"] <= last["ends_in"]
+        if last.get("renew"):
+            renewals += 1
+            await ann.post("/keepalive/heartbeat")
+    assert renewals == 3
+    cookie = ann.cookie
+    clock.advance(100)
+    assert await ended(page) == ("absolute", 4502)
+    assert await whoami(ann, cookie) is None
+
+
+async def test_a_slow_request_leaves_the_next_cookie_alone(
+    storage: AbstractStorage, serve: Serve, browse: Browse, clock: ManualClock
+) -> None:
+    arrived, proceed = asyncio.Event(), asyncio.Event()
+
+    async def slow(request: web.Request) -> web.Response:
+        session = await get_session(request)
+        arrived.set()
+        await proceed.wait()
+        session["slow"] = True
+        return web.Response()
+
+    app = make_app(storage, clock=clock)
+    app.router.add_post("/slow", slow)
+    ann = await signed_in(browse, (await serve(app)).port, "ann")
+    answer = asyncio.create_task(ann.post("/slow"))
+    await arrived.wait()
+    await ann.post("/logout")
+    await ann.post("/login?user=bob")
+    proceed.set()
+    assert "Set-Cookie" not in (await answer).headers
+    assert await whoami(ann) == "bob"
+
+
+async def test_sessions_from_before(serve: Serve, browse: Browse, clock: ManualClock) -> None:
+    """They live on, and get their mark when a page connects."""
+    app = make_app(SimpleCookieStorage(max_age=MAX_AGE), clock=clock)
+    browser = await browse((await serve(app)).port)
+    old = {"created": int(clock.wall()) - 100, "session": {"user": "ann"}}
+    headers = {"Cookie": 'AIOHTTP_SESSION="' + json.dumps(old).replace('"', '\\"') + '"'}
+    assert (await browser.get("/whoami", headers=headers)).json == "ann"
+    assert (await browser.get("/keepalive/state", headers=headers)).json["expires_in"] == 500
+    page = await browser.page(Cookie=headers["Cookie"])
+    assert (await page.message("hello"))["expires_in"] == MAX_AGE
+    assert await whoami(browser) == "ann"
+    await browser.post("/logout")
+    assert await ended(page) == ("logout", 4503)
+
+
+@pytest.mark.parametrize("cookie", ["{", "[]", "null", "1", '"x"', "forged"])
+async def test_garbage_is_no_session(ann: Browser, cookie: str) -> None:
+    page = await ann.page(Cookie=f"AIOHTTP_SESSION={cookie}")
+    assert await ended(page) == ("unknown", 4504)
+
+
+async def test_no_end_by_user(storage: AbstractStorage, serve: Serve, clock: ManualClock) -> None:
+    app = make_app(storage, clock=clock)
+    await serve(app)
+    with pytest.raises(SettingError, match="cannot be ended by user: keep them in a store"):
+        await app[keepalive.KEEPALIVE].end_user("ann")
+
+
+def _by_user(data: Mapping[str, Any]) -> Policy:
+    return Policy()
+
+
+@pytest.mark.parametrize(
+    ("storage", "policy", "problem"),
+    [
+        (RedisStorage(Redis(), max_age=MAX_AGE), None, "RedisStorage cannot be kept alive: .* let keepalive"),
+        (SimpleCookieStorage(), None, "SimpleCookieStorage has no max_age, .* give it one"),
+        (SimpleCookieStorage(max_age=60), Policy(), "is not the max_age .* give both the same"),
+        (SimpleCookieStorage(max_age=60), None, "idle_timeout .* is shorter than three times"),
+        (SimpleCookieStorage(max_age=1800), Policy(mode="activity"), "activity needs a store: .* or use"),
+        (SimpleCookieStorage(max_age=1800), Policy(mode="observe"), "observe needs a store: .* or use"),
+        (SimpleCookieStorage(max_age=1800), _by_user, "needs a store: give one Policy for all"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_refused(storage: AbstractStorage, policy: Any, problem: str) -> None:
+    with pytest.raises(SettingError, match=problem.replace(" .* ", ".*")):
+        keepalive.setup(web.Application(), storage, policy=policy)
