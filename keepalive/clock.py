@@ -1,6 +1,7 @@
 """Wall and monotonic time, injected everywhere; no other module calls `time.*`."""
 
 import time
+from functools import partial
 from typing import Protocol
 
 
@@ -23,11 +24,9 @@ _BOOTTIME: int | None = getattr(time, "CLOCK_BOOTTIME", None)
 class SystemClock:
     """The machine's own clocks."""
 
-    def wall(self) -> float:
-        return time.time()
-
-    def monotonic(self) -> float:
-        return time.monotonic() if _BOOTTIME is None else time.clock_gettime(_BOOTTIME)
+    def __init__(self) -> None:
+        self.wall = time.time
+        self.monotonic = time.monotonic if _BOOTTIME is None else partial(time.clock_gettime, _BOOTTIME)
 
 
 class ManualClock:

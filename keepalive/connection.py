@@ -22,7 +22,8 @@ UNFINISHED_AFTER = 10.0
 """A message must be whole within this many seconds of its first byte."""
 CLOSING_AFTER = 5.0
 """A peer has this many seconds to answer a close and to read what was sent before."""
-
+INBOX = 16384
+"""Most bytes that are read of one page before the next has its turn; one buffer serves all."""
 
 P = TypeVar("P")
 P_contra = TypeVar("P_contra", contravariant=True)
@@ -60,6 +61,7 @@ class Connections(Generic[P]):
         self.open: set[Connection[P]] = set()
         self.closing = False
         """Whether the server stops: who is still in a handshake is sent away."""
+        self.inbox = memoryview(bytearray(INBOX))
         self._empty = asyncio.Event()
 
     def made(self, connection: "Connection[P]") -> None:
@@ -85,8 +87,12 @@ class Connections(Generic[P]):
             connection.abort()
 
 
-class Connection(asyncio.Protocol, Generic[P]):
+class Connection(asyncio.BufferedProtocol, asyncio.Protocol, Generic[P]):
     """One page's socket.
+
+    It is both kinds of protocol, and each event loop takes the one that serves it better. To a
+    `Protocol`, asyncio reads with `recv(256 KiB)`: memory that glibc maps and unmaps again for every
+    ping, which takes longer than all else. uvloop has a buffer of its own for that.
 
     Args:
         connections: what all of them share.
@@ -143,6 +149,12 @@ class Connection(asyncio.Protocol, Generic[P]):
                 self._shared.listener.on_open(self.page)
             except Exception:
                 self._fail()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._shared.inbox
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(self._shared.inbox[:nbytes].tobytes())
 
     def data_received(self, data: bytes) -> None:
         reader = self._reader

@@ -31,6 +31,9 @@ REMEMBER_ENDS = 30.0
 """For how many seconds an end is remembered, for a page that is still in its handshake."""
 TICK = 0.1
 """How often the wheels turn, in seconds."""
+MAX_PUSH = 32 * 1024
+"""The longest message that an app may push, in bytes: half of what may wait for a page before that
+counts as a slow reader."""
 LOOK_AGAIN = 60.0
 """A session hangs on the wheel for at most this many seconds, though its deadline be far: one whose
 pages are gone must not be held for hours."""
@@ -167,8 +170,8 @@ class Heart:
         page.socket.send(encode(live.hello(now, self._spread)))
         if live.warned is live.why:  # as the other pages have been
             page.socket.send(encode(live.warning(now)))
-        page.due = now + live.policy.ping_interval * 1.25
-        self._silent.add(page, page.due)
+        page.greeted(now)
+        self._silent.add(page, page.overdue_at)
         self._time(live, now)
         self.counts.opens += 1
         self._call(self._hooks.on_open, page)
@@ -225,6 +228,8 @@ class Heart:
 
     def _push(self, lives: Iterable[Live], data: object) -> int:
         message = encode(Push(data))
+        if len(message) > MAX_PUSH:
+            raise ValueError(f"a push of {len(message)} bytes is over {MAX_PUSH}: push a link to it instead")
         pages = [page for live in lives for page in live.pages]
         for page in pages:
             page.socket.send(message)
@@ -302,16 +307,15 @@ class Heart:
         """Ask a page whose ping is overdue; let go of one that does not answer."""
         if page not in page.live.pages:
             return None
-        if now < page.due:
-            return page.due
+        if now < page.overdue_at:
+            return page.overdue_at
         if page.asks == 2:
             page.socket.close(CloseCode.NO_ANSWER, "no answer")
             return None
         page.asks += 1
         self.counts.asks += 1
         page.socket.send(_ASK)
-        page.due = now + page.live.policy.ping_interval
-        return page.due
+        return page.overdue_at
 
     def _end(self, live: Live, reason: Reason) -> None:
         live.over = reason

@@ -135,12 +135,15 @@ class Keepalive:
 
         Returns:
             To how many.
+
+        Raises:
+            ValueError: it is over 32 KiB.
         """
         key = await self._key(session)
         return 0 if key is None else self._heart.push(key, data)
 
     def push_user(self, user: str, data: object) -> int:
-        """Send `data` to all pages of a user connected here; returns to how many."""
+        """Send `data` to all pages of a user connected here; returns to how many. As `push`."""
         return self._heart.push_user(user, data)
 
     async def state(self, request: web.Request) -> State | Reason:

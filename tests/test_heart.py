@@ -268,7 +268,7 @@ async def test_an_old_or_repeated_ping_is_answered_and_changes_nothing(begin: Be
         await settle()
         assert len(page.answers(n)) == (2 if n == 5 else 1)
     assert await world.idle("a") == 500
-    assert page.page.live.earned_at == page.page.live.idle_at
+    assert page.page.live.earned_at == page.page.live.expires_at
     assert heard == [5]
 
 
@@ -365,7 +365,7 @@ async def test_a_page_whose_ping_is_overdue_is_asked_twice_and_then_let_go(world
     assert len(page.of(Ask)) == 1
     await world.advance(2 * LATE)
     assert len(page.of(Ask)) == 2
-    await world.advance(25 - LATE)
+    await world.advance(25 - 3 * LATE)
     assert page.closed is None
     await world.advance(2 * LATE)
     assert page.gone == (None, 4001)

@@ -46,14 +46,17 @@ class Lifetime:
         """What remains at `now`, or why the session is over."""
         return self.over(now) or Left(self.idle_at - now, self.absolute_at - now)
 
-    def touch(self, now: float, line: Touch) -> Left | Reason:
-        """Apply a line of a batch; what is over stays over."""
+    def touch(self, now: float, line: Touch, asked_at: float) -> Left | Reason:
+        """Apply a line of a batch that was asked for at `asked_at`; what is over stays over.
+
+        The line counts from then: a batch that had to wait must not earn more for it.
+        """
         if self.over(now) is None and changes(line):
-            self.last_seen = now
+            self.last_seen = asked_at
             if line.keep is not None:
-                self.idle_at = extended(self.idle_at, self.absolute_at, now + line.keep)
+                self.idle_at = extended(self.idle_at, self.absolute_at, asked_at + line.keep)
             if is_evidence(line.idle):
-                self.last_active = max(self.last_active, now - line.idle)
+                self.last_active = max(self.last_active, asked_at - line.idle)
         return self.left(now)
 
     def end(self, now: float, reason: Reason) -> bool:

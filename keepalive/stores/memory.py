@@ -72,7 +72,7 @@ class MemoryStore:
         results: list[Left | Reason] = []
         for line in batch:
             session = self._sessions.get(line.key)
-            results.append(Reason.UNKNOWN if session is None else session.life.touch(now, line))
+            results.append(Reason.UNKNOWN if session is None else session.life.touch(now, line, now))
         return results
 
     async def end(self, key: bytes, reason: Reason) -> bool:

@@ -113,7 +113,8 @@ class SqliteStore:
 
     async def touch(self, batch: Sequence[Touch]) -> Sequence[Left | Reason]:
         safety = Safety.NORMAL if any(map(changes, batch)) else Safety.READ
-        return await self._run(lambda db: _touch(db, self._clock.wall(), batch), safety)
+        asked_at = self._clock.wall()
+        return await self._run(lambda db: _touch(db, self._clock.wall(), batch, asked_at), safety)
 
     async def end(self, key: bytes, reason: Reason) -> bool:
         return await self._run(lambda db: _end(db, self._clock.wall(), [key], reason) == 1, Safety.FULL)
@@ -188,12 +189,16 @@ def _left(db: sqlite3.Connection, now: float, key: bytes) -> Left | Reason:
     return Reason.UNKNOWN if life is None else life.left(now)
 
 
-def _touch(db: sqlite3.Connection, now: float, batch: Sequence[Touch]) -> list[Left | Reason]:
+def _touch(
+    db: sqlite3.Connection, now: float, batch: Sequence[Touch], asked_at: float
+) -> list[Left | Reason]:
     keys = list(dict.fromkeys(line.key for line in batch))
     lines = json.dumps(list(range(len(keys))))
     (found,) = db.execute(_FIND_BATCH, {"lines": lines, "keys": b"".join(keys)}).fetchone()
     lives = {keys[number]: _lifetime(times) for number, *times in json.loads(found)}
-    results = [lives[line.key].touch(now, line) if line.key in lives else Reason.UNKNOWN for line in batch]
+    results = [
+        lives[line.key].touch(now, line, asked_at) if line.key in lives else Reason.UNKNOWN for line in batch
+    ]
     moved = {
         line.key: lives[line.key]
         for line, result in zip(batch, results, strict=True)
@@ -201,7 +206,9 @@ def _touch(db: sqlite3.Connection, now: float, batch: Sequence[Touch]) -> list[L
     }
     if moved:
         values = [(_micros(life.last_active), _micros(life.idle_at)) for life in moved.values()]
-        db.execute(_MOVE_BATCH, {"now": _micros(now), "lines": json.dumps(values), "keys": b"".join(moved)})
+        db.execute(
+            _MOVE_BATCH, {"now": _micros(asked_at), "lines": json.dumps(values), "keys": b"".join(moved)}
+        )
     return results
 
 

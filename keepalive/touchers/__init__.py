@@ -22,7 +22,7 @@ class Touch(NamedTuple):
 
     key: bytes
     keep: float | None
-    """The idle deadline shall be at least this many seconds from now; may be negative.
+    """The idle deadline shall be at least this many seconds from the call; may be negative.
     `None` moves nothing and merely asks."""
     idle: float | None = None
     """Seconds since the user's last input, where a page has reported it."""

@@ -84,15 +84,15 @@ async def test_a_killed_server_comes_back_with_its_sessions(serve: Serve, chromi
     await page.locator("#stage session-heart[state=waiting]").wait_for()
     await server.start()
     await page.locator("#stage session-heart[state=open]").wait_for()
-    await page.wait_for_function("() => document.querySelector('#last').textContent.startsWith('last beat 0')")
+    await page.wait_for_function(
+        "() => document.querySelector('#last').textContent.startsWith('last beat 0')"
+    )
     assert await heart.get_attribute("state") == "open"
     async with client(page) as session:
         assert await user(session, server.url) == "Ada"
 
 
-async def test_signing_in_again_elsewhere_brings_the_other_tab_along(
-    serve: Serve, chromium: Browser
-) -> None:
+async def test_signing_in_again_elsewhere_brings_the_other_tab_along(serve: Serve, chromium: Browser) -> None:
     server = await serve()
     context = await chromium.new_context()
     here, there = await context.new_page(), await context.new_page()

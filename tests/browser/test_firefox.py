@@ -19,7 +19,9 @@ async def test_an_open_page_keeps_its_session_until_another_tab_signs_out(
     assert shutil.which("firefox-esr"), "this test needs Debian's firefox-esr: apt-get install firefox-esr"
     server = await serve("--idle-timeout", "4", "--ping-interval", "1")
     script = Path(__file__).with_name("firefox.mjs")
-    node = await asyncio.create_subprocess_exec("node", script, server.url, "8", stdout=asyncio.subprocess.PIPE)
+    node = await asyncio.create_subprocess_exec(
+        "node", script, server.url, "8", stdout=asyncio.subprocess.PIPE
+    )
     try:
         async with asyncio.timeout(50):
             output, _ = await node.communicate()

@@ -20,7 +20,7 @@ def begun(absolute: float | None = 43200.0) -> Lifetime:
 )
 def test_asking_is_not_being_seen(keep: float | None, idle: float | None, seen: float) -> None:
     life = begun()
-    life.touch(100.0, Touch(KEY, keep, idle))
+    life.touch(100.0, Touch(KEY, keep, idle), 100.0)
     assert life.last_seen == seen
 
 
@@ -30,14 +30,14 @@ def test_asking_is_not_being_seen(keep: float | None, idle: float | None, seen: 
 )
 def test_activity_is_the_latest_evidence_and_never_in_the_future(idle: float | None, active: float) -> None:
     life = begun()
-    life.touch(50.0, Touch(KEY, None, 0.0))
-    life.touch(100.0, Touch(KEY, 1800.0, idle))
+    life.touch(50.0, Touch(KEY, None, 0.0), 50.0)
+    life.touch(100.0, Touch(KEY, 1800.0, idle), 100.0)
     assert life.last_active == active
 
 
 def test_what_is_over_is_not_seen() -> None:
     life = begun()
-    assert life.touch(1800.0, Touch(KEY, 1800.0, 0.0)) is Reason.IDLE
+    assert life.touch(1800.0, Touch(KEY, 1800.0, 0.0), 1799.0) is Reason.IDLE
     assert (life.last_seen, life.last_active, life.idle_at) == (0.0, 0.0, 1800.0)
 
 

@@ -308,6 +308,15 @@ def held(store: SqliteStore) -> Iterator[None]:
         release.set()
 
 
+async def test_a_touch_that_had_to_wait_earns_no_more_for_it(store: SqliteStore, clock: ManualClock) -> None:
+    await signed_in(store, A)
+    with held(store):
+        touch = asyncio.ensure_future(store.touch([Touch(A, IDLE + 100, idle=0.0)]))
+        await asyncio.sleep(0)  # now it is queued
+        clock.advance(60)
+    assert await touch == [Left(IDLE + 40, POLICY.deadlines(0)[1] - 60)]
+
+
 async def traced(store: SqliteStore) -> list[str]:
     statements: list[str] = []
     await inside(store, lambda db: db.set_trace_callback(statements.append))
