@@ -173,12 +173,13 @@ def extended(idle_at: float, absolute_at: float, until: float) -> float:
 
 
 def verdict(now: float, idle_at: float, absolute_at: float) -> Reason | None:
-    """Whether a session with these deadlines is over at `now`, and why; `None` while it lives."""
-    if now >= absolute_at:
-        return Reason.ABSOLUTE
-    if now >= idle_at:
-        return Reason.IDLE
-    return None
+    """Whether a session with these deadlines is over at `now`, and why; `None` while it lives.
+
+    The deadline that passed first is the reason, and stays so when the other has passed, too.
+    """
+    if now < min(idle_at, absolute_at):
+        return None
+    return Reason.IDLE if idle_at < absolute_at else Reason.ABSOLUTE
 
 
 def _require_positive(name: str, seconds: float) -> None:

@@ -773,7 +773,7 @@ async def test_a_word_that_expired_on_its_way_is_no_beat(begin: Begin) -> None:
     assert page.of(Beat) == []
     assert len(page.of(Wait)) == 1
     await world.advance(LATE)
-    assert page.reason is Reason.ABSOLUTE
+    assert page.reason is Reason.IDLE
 
 
 # Debts: what the pings have earned is not lost with the last page.

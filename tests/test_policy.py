@@ -223,7 +223,8 @@ def test_touches_may_come_twice_and_in_any_order(
 def test_the_verdict() -> None:
     assert verdict(99.9, idle_at=100.0, absolute_at=200.0) is None
     assert verdict(100.0, idle_at=100.0, absolute_at=200.0) is Reason.IDLE
-    assert verdict(200.0, idle_at=100.0, absolute_at=200.0) is Reason.ABSOLUTE
+    assert verdict(200.0, idle_at=100.0, absolute_at=200.0) is Reason.IDLE
+    assert verdict(199.9, idle_at=200.0, absolute_at=200.0) is None
     assert verdict(200.0, idle_at=200.0, absolute_at=200.0) is Reason.ABSOLUTE
     assert verdict(1e12, idle_at=inf, absolute_at=inf) is None
 
@@ -231,9 +232,12 @@ def test_the_verdict() -> None:
 @given(
     now=moments, idle_at=moments, absolute_at=absolute_moments, later=st.floats(min_value=0, max_value=1e12)
 )
-def test_what_is_over_stays_over(now: float, idle_at: float, absolute_at: float, later: float) -> None:
-    if verdict(now, idle_at, absolute_at) is not None:
-        assert verdict(now + later, idle_at, absolute_at) is not None
+def test_what_is_over_stays_over_for_the_same_reason(
+    now: float, idle_at: float, absolute_at: float, later: float
+) -> None:
+    over = verdict(now, idle_at, absolute_at)
+    if over is not None:
+        assert verdict(now + later, idle_at, absolute_at) is over
 
 
 @given(now=moments, idle_at=moments, absolute_at=moments, until=st.floats())
@@ -241,4 +245,4 @@ def test_no_touch_saves_what_is_past_its_absolute_deadline(
     now: float, idle_at: float, absolute_at: float, until: float
 ) -> None:
     if now >= absolute_at:
-        assert verdict(now, extended(idle_at, absolute_at, until), absolute_at) is Reason.ABSOLUTE
+        assert verdict(now, extended(idle_at, absolute_at, until), absolute_at) is not None
