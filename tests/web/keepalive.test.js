@@ -1,9 +1,12 @@
 /** The runner in a window of its own making: no network, and time passes when told to. */
 
 import assert from "node:assert/strict";
+import events from "node:events";
 import { describe, test } from "node:test";
 
 import { baseOf, Keepalive } from "../../web/keepalive.js";
+
+events.defaultMaxListeners = 20; // a page has a dozen, and they all go with one signal
 
 const HELLO = {
   type: "hello",
