@@ -25,6 +25,9 @@ CLOSING_AFTER = 5.0
 INBOX = 16384
 """Most bytes that are read of one page before the next has its turn; one buffer serves all."""
 
+# Looking a member up in its enumeration takes longer than comparing it.
+_TEXT, _BINARY, _CLOSE, _PING = Opcode.TEXT, Opcode.BINARY, Opcode.CLOSE, Opcode.PING
+
 P = TypeVar("P")
 P_contra = TypeVar("P_contra", contravariant=True)
 
@@ -50,14 +53,23 @@ class Connections(Generic[P]):
         clock: for the limits.
         max_rate: frames a second that one page may send over a long time; five seconds' worth
             may come at once.
+        max_message: the longest message accepted, in bytes.
     """
 
-    def __init__(self, listener: Listener[P], clock: Clock, *, max_rate: float = 10.0) -> None:
+    def __init__(
+        self,
+        listener: Listener[P],
+        clock: Clock,
+        *,
+        max_rate: float = 10.0,
+        max_message: int = MAX_MESSAGE,
+    ) -> None:
         self.listener = listener
         self.clock = clock
         self.wheel: Wheel[Connection[P]] = Wheel(clock.monotonic(), Connection.on_time)
         self.frame_cost = 1 / max_rate
         self.burst = 5.0
+        self.max_message = max_message
         self.open: set[Connection[P]] = set()
         self.closing = False
         """Whether the server stops: who is still in a handshake is sent away."""
@@ -161,9 +173,9 @@ class Connection(asyncio.BufferedProtocol, asyncio.Protocol, Generic[P]):
         if reader is None:
             text = frames.single(data)
             if text is not None:  # nearly always: one whole short text in one segment
-                self._receive(Opcode.TEXT, text)
+                self._receive(_TEXT, text)
                 return
-            reader = Reader(MAX_MESSAGE)
+            reader = Reader(self._shared.max_message)
         if not self._deaf:
             self._read(reader, data)
 
@@ -199,7 +211,7 @@ class Connection(asyncio.BufferedProtocol, asyncio.Protocol, Generic[P]):
         began = self._reader is None
         try:
             for frame in reader.feed(data):
-                if frame.opcode < Opcode.CLOSE:
+                if frame.opcode < _CLOSE:
                     began = True
                 self._receive(frame.opcode, frame.payload)
                 if self._deaf:
@@ -219,24 +231,28 @@ class Connection(asyncio.BufferedProtocol, asyncio.Protocol, Generic[P]):
                 self._since = now
 
     def _receive(self, opcode: Opcode, payload: bytes) -> None:
-        if self._closed_with is not None and opcode is not Opcode.CLOSE:
+        if self._closed_with is not None and opcode is not _CLOSE:
             return
         try:
             self._spend()
-            if opcode is Opcode.TEXT:
-                ping = decode(payload)
-                if ping is not None and self.page is not None:
-                    self._shared.listener.on_ping(self.page, ping)
-            elif opcode is Opcode.PING:
+            if opcode is _TEXT or opcode is _BINARY:
+                self._hear(opcode, payload)
+            elif opcode is _PING:
                 self._write(frames.pong(payload))
-            elif opcode is Opcode.CLOSE:
+            elif opcode is _CLOSE:
                 self._part(frames.close_code(payload))
-            elif opcode is Opcode.BINARY:
-                raise MessageError(CloseCode.UNSUPPORTED_DATA, "binary messages are not part of the protocol")
         except ProtocolError as error:
             self._refuse(error)
         except Exception:
             self._fail()
+
+    def _hear(self, opcode: Opcode, payload: bytes) -> None:
+        """Take a whole message."""
+        if opcode is not _TEXT:
+            raise MessageError(CloseCode.UNSUPPORTED_DATA, "binary messages are not part of the protocol")
+        ping = decode(payload)
+        if ping is not None and self.page is not None:
+            self._shared.listener.on_ping(self.page, ping)
 
     def _spend(self) -> None:
         """Count one frame against the page's rate (the generic cell rate algorithm, ITU-T I.371)."""

@@ -131,6 +131,11 @@ class Policy:
                 f"warn_before is {self.warn_before:g} s: people need at least {_LEAST_WARNING:g} s "
                 "to ask for more time (WCAG 2.2.1)"
             )
+        if self.mode is Mode.PRESENCE and self.warn_before > self.idle_timeout - 2 * self.ping_interval:
+            found.append(
+                f"warn_before is {self.warn_before:g} s: pages are warned between their pings, of"
+                f" {self.ping_interval:g} s each, although they keep the session alive"
+            )
         if self.idle_timeout < _LEAST_COMFORTABLE_IDLE:
             found.append(
                 f"idle_timeout is {self.idle_timeout:g} s: browsers run a hidden page's timers once "

@@ -25,22 +25,23 @@ class Upgrade(web.StreamResponse):
 
     Args:
         request: the handshake.
-        subprotocol: the one that both sides must agree on.
+        subprotocol: the one that both sides must agree on, if any.
 
     Raises:
         web.HTTPMethodNotAllowed, web.HTTPBadRequest, web.HTTPUpgradeRequired: the request is no
             handshake of RFC 6455 §4.2.1, or does not offer the subprotocol.
     """
 
-    def __init__(self, request: web.Request, subprotocol: str) -> None:
+    def __init__(self, request: web.Request, subprotocol: str | None = None) -> None:
         headers = {
             hdrs.UPGRADE: "websocket",
             hdrs.CONNECTION: "Upgrade",
             hdrs.SEC_WEBSOCKET_ACCEPT: _accept(request),
-            hdrs.SEC_WEBSOCKET_PROTOCOL: subprotocol,
         }
-        if subprotocol not in _tokens(request, hdrs.SEC_WEBSOCKET_PROTOCOL):
-            raise web.HTTPBadRequest(text=f"offer the subprotocol {subprotocol}\n")
+        if subprotocol is not None:
+            if subprotocol not in _tokens(request, hdrs.SEC_WEBSOCKET_PROTOCOL):
+                raise web.HTTPBadRequest(text=f"offer the subprotocol {subprotocol}\n")
+            headers[hdrs.SEC_WEBSOCKET_PROTOCOL] = subprotocol
         super().__init__(status=101, headers=headers)
         self.force_close()  # aiohttp is not to read another request from this connection
 

@@ -220,6 +220,13 @@ def test_touches_may_come_twice_and_in_any_order(
     assert after(untils) == after(untils[::-1]) == after(untils + untils) == after(sorted(untils))
 
 
+def test_a_warning_between_the_pings_of_a_page_that_is_present_is_advised_against() -> None:
+    unwise: dict[str, Any] = {"idle_timeout": 300.0, "warn_before": 251.0}
+    assert any("between their pings" in advice for advice in Policy(**unwise).advice())
+    assert Policy(idle_timeout=300.0, warn_before=250.0).advice() == []
+    assert Policy(**unwise, mode="activity").advice() == []
+
+
 def test_the_verdict() -> None:
     assert verdict(99.9, idle_at=100.0, absolute_at=200.0) is None
     assert verdict(100.0, idle_at=100.0, absolute_at=200.0) is Reason.IDLE
