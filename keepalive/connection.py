@@ -1,7 +1,7 @@
 """One page's socket: an `asyncio.Protocol` between frames on the wire and typed messages.
 
 It owns no task and no timer. Deadlines (an unfinished message, a close that is never answered)
-hang on the server's one wheel; a reader that falls behind is cut off, not awaited.
+hang on one wheel for all; a reader that falls behind is cut off, not awaited.
 """
 
 import asyncio
@@ -23,10 +23,15 @@ UNFINISHED_AFTER = 10.0
 CLOSING_AFTER = 5.0
 """A peer has this many seconds to answer a close and to read what was sent before."""
 INBOX = 16384
-"""Most bytes that are read of one page before the next has its turn; one buffer serves all."""
+"""Most bytes that asyncio reads of one page before the next has its turn; one buffer serves all."""
+FAREWELL = 1024
+"""Most bytes that may still come in one piece from a page that is no longer heard."""
 
 # Looking a member up in its enumeration takes longer than comparing it.
 _TEXT, _BINARY, _CLOSE, _PING = Opcode.TEXT, Opcode.BINARY, Opcode.CLOSE, Opcode.PING
+
+_DEAF = Reader()
+"""Stands in the place of a connection's reader once its stream is no longer read."""
 
 P = TypeVar("P")
 P_contra = TypeVar("P_contra", contravariant=True)
@@ -42,7 +47,7 @@ class Listener(Protocol[P_contra]):
         """The page has sent a ping."""
 
     def on_close(self, page: P_contra, code: int) -> None:
-        """The connection is over; 1006 when nobody said why. Comes once after `on_open`."""
+        """The connection is over; 1006 when nobody said why. Comes once."""
 
 
 class Connections(Generic[P]):
@@ -111,8 +116,7 @@ class Connection(asyncio.BufferedProtocol, asyncio.Protocol, Generic[P]):
     """
 
     __slots__ = (
-        "_busy_until", "_closed_with", "_deaf", "_reader", "_shared", "_since", "_timed", "_transport",
-        "page",
+        "_busy_until", "_closed_with", "_reader", "_shared", "_since", "_timed", "_transport", "page",
     )  # fmt: skip
 
     def __init__(self, connections: Connections[P]) -> None:
@@ -125,7 +129,6 @@ class Connection(asyncio.BufferedProtocol, asyncio.Protocol, Generic[P]):
         self._timed = False  # the wheel will ask after it, as it does again after the close
         self._busy_until = 0.0  # how far the frames so far have used up the rate
         self._closed_with: int | None = None
-        self._deaf = False  # the stream can no longer be read
 
     # What the heart calls.
 
@@ -176,8 +179,10 @@ class Connection(asyncio.BufferedProtocol, asyncio.Protocol, Generic[P]):
                 self._receive(_TEXT, text)
                 return
             reader = Reader(self._shared.max_message)
-        if not self._deaf:
+        if reader is not _DEAF:
             self._read(reader, data)
+        elif len(data) > FAREWELL:  # no goodbye, but a flood
+            self.abort()
 
     def pause_writing(self) -> None:
         """The page does not read. It may fetch what is on its way, but gets nothing more."""
@@ -185,7 +190,6 @@ class Connection(asyncio.BufferedProtocol, asyncio.Protocol, Generic[P]):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        self._reader = None
         self._shared.lost(self)
         if self.page is not None:
             self._shared.listener.on_close(self.page, self._closed_with or 1006)
@@ -214,14 +218,14 @@ class Connection(asyncio.BufferedProtocol, asyncio.Protocol, Generic[P]):
                 if frame.opcode < _CLOSE:
                     began = True
                 self._receive(frame.opcode, frame.payload)
-                if self._deaf:
+                if self._reader is _DEAF:
                     return
         except FrameError as error:
             self._refuse(error)
             return
         if not reader.unfinished:
             self._reader = None
-        elif began and not self._deaf:
+        elif began:
             now = self._shared.clock.monotonic()
             if not self._timed:
                 self._timed = True
@@ -231,10 +235,10 @@ class Connection(asyncio.BufferedProtocol, asyncio.Protocol, Generic[P]):
                 self._since = now
 
     def _receive(self, opcode: Opcode, payload: bytes) -> None:
-        if self._closed_with is not None and opcode is not _CLOSE:
-            return
         try:
-            self._spend()
+            self._spend()  # first: what comes after the close costs as much as what came before
+            if self._closed_with is not None and opcode is not _CLOSE:
+                return
             if opcode is _TEXT or opcode is _BINARY:
                 self._hear(opcode, payload)
             elif opcode is _PING:
@@ -274,8 +278,7 @@ class Connection(asyncio.BufferedProtocol, asyncio.Protocol, Generic[P]):
         Only its own half: closing both while the page still sends would reset the connection and
         could take the close frame with it. The wheel cuts what is left.
         """
-        self._deaf = True
-        self._reader = None
+        self._reader = _DEAF
         if self._transport is None:
             return
         if self._transport.can_write_eof():

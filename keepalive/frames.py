@@ -29,6 +29,8 @@ _TOO_BIG = 1009
 _FINAL = 0x80
 _MASKED = 0x80
 _MAX_CONTROL = 125
+MAX_FRAGMENTS = 64
+"""Most fragments of one message. Empty ones hold no memory, but each takes time to read."""
 
 
 class Opcode(IntEnum):
@@ -101,7 +103,7 @@ class Reader:
     it puts an end to what stays `unfinished` for too long.
 
     Args:
-        limit: the longest message accepted, in bytes; and in fragments, for empty ones cost time.
+        limit: the longest message accepted, in bytes.
     """
 
     __slots__ = (
@@ -193,8 +195,10 @@ class Reader:
                 raise FrameError(
                     _PROTOCOL_ERROR, "a length that is not minimal or over 63 bits (RFC 6455 §5.2)"
                 )
-        if not control and max(len(self._message) + length, self._fragments) > self._limit:
+        if not control and len(self._message) + length > self._limit:
             raise FrameError(_TOO_BIG, f"a message over {self._limit} bytes (RFC 6455 §10.4)")
+        if not control and self._fragments >= MAX_FRAGMENTS:
+            raise FrameError(_TOO_BIG, f"a message in over {MAX_FRAGMENTS} fragments (RFC 6455 §10.4)")
         if len(head) < size + 4:
             return False
         self._key = bytes(head[size : size + 4])
