@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from random import uniform
 from typing import Any, NamedTuple
 
+from msgspec import Raw
+
 from .clock import Clock
 from .errors import StoreError
 from .live import LEAST_DEBT, Live, Page, Socket, Waiting
@@ -32,8 +34,8 @@ REMEMBER_ENDS = 30.0
 TICK = 0.1
 """How often the wheels turn, in seconds."""
 MAX_PUSH = 32 * 1024
-"""The longest message that an app may push, in bytes: half of what may wait for a page before that
-counts as a slow reader."""
+"""The longest message that an app may push, or add to a beat, in bytes: half of what may wait for a
+page before that counts as a slow reader."""
 LOOK_AGAIN = 60.0
 """A session hangs on the wheel for at most this many seconds, though its deadline be far: one whose
 pages are gone must not be held for hours."""
@@ -46,17 +48,19 @@ _ASK = encode(Ask())
 class Hooks(NamedTuple):
     """What an app can hear of its sessions: plain functions, called on the event loop.
 
-    One that raises is logged, and changes nothing else.
+    One that raises is logged, and changes nothing else. One that has to await something starts a
+    task of its own.
     """
 
     on_open: Callable[[Page], object] | None = None
     """A page has connected."""
     on_ping: Callable[[Page, Ping], dict[str, Any] | None] | None = None
-    """A page has pinged for the first time with this number; may return the beat's `data`."""
+    """A page has pinged for the first time with this number; may return the beat's `data`, up to
+    32 KiB of JSON."""
     on_warning: Callable[[Live, Warning], object] | None = None
     """The pages of a session are being warned."""
     on_end: Callable[[Live, Reason], object] | None = None
-    """A session with pages here is over."""
+    """A session with pages here is over. A login is no end: its pages come back with the new id."""
 
 
 @dataclass(slots=True)
@@ -220,7 +224,7 @@ class Heart:
     def push(self, key: bytes, data: object) -> int:
         """Send `data` to the pages of a session that are connected here; returns how many."""
         live = self._lives.get(key)
-        return 0 if live is None else self._push([live], data)
+        return self._push([] if live is None else [live], data)
 
     def push_user(self, user: str, data: object) -> int:
         """Send `data` to all pages of a user that are connected here; returns how many."""
@@ -251,18 +255,26 @@ class Heart:
             live.confirm(ticket.left, read_at)
         return live
 
-    def _heard(self, page: Page, ping: Ping, now: float) -> dict[str, Any] | None:
-        """Record a ping; returns what the app adds to its beat."""
+    def _heard(self, page: Page, ping: Ping, now: float) -> Raw | None:
+        """Record a ping; returns what the app adds to its beat, as JSON."""
         self.counts.pings += 1
         if not page.heard(ping, now):
             return None  # an old one, or a repeated one: it changes nothing
         page.live.heard(ping, now)
-        data: dict[str, Any] | None = self._call(self._hooks.on_ping, page, ping)
-        if data is not None and self._call(encode, data) is None:
-            return None  # what JSON cannot hold must not cost a whole batch its beats
-        return data
+        return None if self._hooks.on_ping is None else self._call(self._data, page, ping)
 
-    def _beat(self, page: Page, n: int, now: float, data: dict[str, Any] | None) -> None:
+    def _data(self, page: Page, ping: Ping) -> Raw | None:
+        """What the app adds to a beat. Encoded now: in a batch it could cost others their beats."""
+        assert self._hooks.on_ping is not None
+        data = self._hooks.on_ping(page, ping)
+        if data is None:
+            return None
+        encoded = encode(data)
+        if encoded[:1] != b"{" or len(encoded) > MAX_PUSH:
+            raise ValueError(f"on_ping must return an object of at most {MAX_PUSH} bytes of JSON, or None")
+        return Raw(encoded)
+
+    def _beat(self, page: Page, n: int, now: float, data: Raw | None) -> None:
         self.counts.beats += 1
         page.socket.send(encode(page.live.beat(n, now, data)))
 
@@ -323,7 +335,7 @@ class Heart:
         pages, live.pages = live.pages, ()
         for page in pages:
             self._tell_end(page, reason)
-        if pages:
+        if pages and reason is not Reason.ROTATED:
             self.counts.ends[reason] += 1
             self._call(self._hooks.on_end, live, reason)
 
@@ -332,13 +344,26 @@ class Heart:
             page.socket.send(encode(End(reason, self._login)))
         page.socket.close(CLOSE_CODE[reason], reason)
 
-    async def _watch(self, ends: AsyncIterator[Ended]) -> None:
-        async for key, reason in ends:
-            self._ends[key] = reason
-            self._old_ends.add(key, self._clock.monotonic() + REMEMBER_ENDS)
-            live = self._lives.get(key)
-            if live is not None:
-                self._end(live, reason)
+    async def _watch(self, ends: AsyncIterator[Ended] | None) -> None:
+        """Hear of ended sessions until the store is closed."""
+        while True:
+            try:
+                async for key, reason in ends or self._toucher.watch():
+                    self._has_ended(key, reason)
+                return
+            except Exception:
+                log.exception("the watch for ended sessions broke off; watching anew")
+            ends = None
+            await asyncio.sleep(RETRY)
+            for live in self._lives.values():
+                self._enqueue(live)  # the touch tells of what ended meanwhile
+
+    def _has_ended(self, key: bytes, reason: Reason) -> None:
+        self._ends[key] = reason
+        self._old_ends.add(key, self._clock.monotonic() + REMEMBER_ENDS)
+        live = self._lives.get(key)
+        if live is not None:
+            self._end(live, reason)
 
     # Batches.
 
@@ -364,13 +389,19 @@ class Heart:
                 try:
                     async with asyncio.timeout(STORE_TIMEOUT):
                         results = await self._toucher.touch(touches)
+                    lines = list(zip(taken, touches, results, strict=True))
                 except Exception as error:  # whatever it is, those who wait get their answer
                     self._store_is_down(taken, error)
-                else:
-                    self.counts.batches += 1
-                    self.counts.touches += len(batch)
-                    for (live, waiting), touch, result in zip(taken, touches, results, strict=True):
+                    continue
+                self.counts.batches += 1
+                self.counts.touches += len(batch)
+                for (live, waiting), touch, result in lines:
+                    try:
                         self._confirm(live, waiting, touch, result, now)
+                    except Exception:  # must not cost the rest of the batch its beats
+                        log.exception("a session could not be answered")
+                        for page in {*live.pages, *(ping.page for ping in waiting)}:
+                            page.socket.close(CloseCode.INTERNAL_ERROR, "an error of the server")
         finally:
             self._committing = None
 
@@ -443,7 +474,7 @@ class Heart:
         try:
             return hook(*args)
         except Exception:
-            log.exception("the app's hook failed in %s", getattr(hook, "__name__", hook))
+            log.exception("a hook of the app failed")  # the traceback names it
             return None
 
 

@@ -7,6 +7,8 @@ decisions.
 from math import inf
 from typing import NamedTuple, Protocol
 
+from msgspec import Raw
+
 from .messages import Beat, Hello, Ping, Warning
 from .policy import Mode, Reason, is_evidence
 from .touchers import Left, Ticket, Touch
@@ -170,7 +172,7 @@ class Live:
             spread=spread,
         )
 
-    def beat(self, n: int, now: float, data: dict[str, object] | None) -> Beat:
+    def beat(self, n: int, now: float, data: Raw | None) -> Beat:
         # By position, for it is answered to every ping.
         return Beat(n, _seconds(self.expires_at - now), self._ends_in(now), 2, self.renew, data)
 
@@ -190,7 +192,7 @@ class Waiting(NamedTuple):
 
     page: Page
     n: int
-    data: dict[str, object] | None
+    data: Raw | None
 
 
 def _seconds(remaining: float) -> float:

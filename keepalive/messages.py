@@ -82,7 +82,7 @@ class Beat(_Outgoing, tag="beat"):
     ends_in: float | None = None
     times: int = 2
     renew: bool = False
-    data: dict[str, Any] | None = None
+    data: dict[str, Any] | msgspec.Raw | None = None
 
 
 class Ask(_Outgoing, tag="ask"):

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keepalive import heart as heart_module
-from keepalive.heart import MAX_BATCH, REMEMBER_ENDS, Hooks
+from keepalive.heart import MAX_BATCH, MAX_PUSH, REMEMBER_ENDS, STORE_TIMEOUT, Hooks
 from keepalive.live import LEAST_DEBT, Live, Page
 from keepalive.messages import Ask, Beat, End, Hello, Ping, Push, Wait, Warning
 from keepalive.policy import Mode, Policy, Reason
@@ -600,7 +600,7 @@ async def test_many_ends_at_once_are_forgotten_without_a_pause(world: World) -> 
     before = time.process_time()
     world.heart.tick()
     assert not world.heart._ends
-    assert time.process_time() - before < 0.25
+    assert time.process_time() - before < 1  # takes a fiftieth of that; a search for each takes minutes
 
 
 async def test_no_beat_after_an_end_whatever_was_under_way(begin: Begin) -> None:
@@ -663,7 +663,9 @@ async def test_store_hangs_all_get_a_wait_in_time_also_those_behind(begin: Begin
         page.ping()
     pages[0].ping()
     await until(lambda: all(page.of(Wait) for page in pages))
-    assert time.monotonic() - asked < 1
+    # Not another timeout for those behind; half a timeout is left to a machine that is busy.
+    assert time.monotonic() - asked < 1.5 * STORE_TIMEOUT
+    assert STORE_TIMEOUT < 1
     assert len(world.toucher.batches) == 1
     assert [wait.n for wait in pages[0].of(Wait)] == [1, 2]
     assert [len(page.of(Wait)) for page in pages[1:]] == [1] * (len(pages) - 1)
@@ -1021,6 +1023,18 @@ async def test_what_json_cannot_hold_is_refused_before_anyone_gets_it(world: Wor
     assert page.of(Push) == []
 
 
+@pytest.mark.parametrize("session", ["a", "nobody's"])
+async def test_a_push_that_is_too_long_is_refused_whether_or_not_anyone_is_there(
+    world: World, session: str
+) -> None:
+    page = await world.page("a")
+    with pytest.raises(ValueError, match="over 32768"):
+        world.heart.push(key_of(session), "x" * MAX_PUSH)
+    with pytest.raises(TypeError):
+        world.heart.push(key_of(session), object())
+    assert page.of(Push) == []
+
+
 # Hooks.
 
 
@@ -1110,6 +1124,109 @@ async def test_a_hooks_answer_that_json_cannot_hold_costs_nobody_a_beat(
     await settle()
     assert [[beat.data for beat in page.of(Beat)] for page in pages] == [[None], [{"x": 1}]]
     assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize(
+    "answer", [["no object"], {"x": "y" * MAX_PUSH}, 1], ids=["a list", "over 32 KiB", "a number"]
+)
+async def test_what_on_ping_may_not_return_is_left_out(
+    begin: Begin, answer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = await begin(EVERY_PING, hooks=Hooks(on_ping=lambda page, ping: answer))
+    page = await world.page("a")
+    page.ping()
+    await settle()
+    assert page.beat.data is None
+    assert "on_ping must return an object" in caplog.text
+
+
+async def test_what_on_ping_returns_is_taken_at_once(begin: Begin) -> None:
+    numbers = {"seen": 1}
+    world = await begin(EVERY_PING, hooks=Hooks(on_ping=lambda page, ping: numbers))
+    page = await world.page("a")
+    page.ping()
+    numbers["seen"] = 2
+    await settle()
+    assert page.beat.data == {"seen": 1}
+
+
+async def test_a_session_that_cannot_be_answered_costs_only_itself(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = await begin(EVERY_PING)
+    pages = [await world.page(name) for name in "abc"]
+    ticket = await world.ticket("b")
+    whole = Live.confirm
+
+    def broken(live: Live, *args: Any) -> None:
+        if live.key == key_of("b"):
+            raise RuntimeError("a mistake of ours")
+        whole(live, *args)
+
+    monkeypatch.setattr(Live, "confirm", broken)
+    for page in pages:
+        page.ping()
+    single = asyncio.create_task(world.heart.ping_once(ticket[0], Ping(9), ticket[1] - 1))
+    await settle()
+    assert [len(page.of(Beat)) for page in pages] == [1, 0, 1]
+    assert [page.closed for page in pages] == [None, 1011, None]
+    assert isinstance(typed(await single), Wait)
+    assert "a session could not be answered" in caplog.text
+    pages[0].ping()
+    await settle()
+    assert len(pages[0].of(Beat)) == 2
+
+
+async def test_a_toucher_that_answers_too_little_is_one_that_did_not_answer(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = [await world.page(name) for name in "ab"]
+    await world.advance(30)
+
+    async def one(batch: Sequence[Touch]) -> Sequence[Left | Reason]:
+        return [Left(600, 7000)]
+
+    monkeypatch.setattr(world.toucher, "touch", one)
+    for page in pages:
+        page.ping()
+    await settle()
+    assert [(len(page.of(Beat)), len(page.of(Wait))) for page in pages] == [(0, 1), (0, 1)]
+
+
+async def test_a_watch_that_breaks_off_is_begun_anew_and_nothing_is_missed(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(heart_module, "RETRY", 0.01)
+    world = await begin(POLICY)
+    pages = {name: await world.page(name) for name in "abc"}
+
+    async def broken() -> AsyncIterator[Ended]:
+        raise RuntimeError("the watch broke off")
+        yield
+
+    assert world.heart._watching is not None
+    world.heart._watching.cancel()
+    world.heart._watching = asyncio.create_task(world.heart._watch(broken()))
+    monkeypatch.setattr(world.store, "watch", lambda: missing.pop()())
+    missing = [world.store._watches.add, broken]  # the second try fails, too
+    await world.end("a")  # while nobody watches
+    await until(lambda: pages["a"].closed)
+    assert pages["a"].closed == 4503
+    await until(lambda: not missing)
+    await world.end("b")
+    await until(lambda: pages["b"].closed)
+    assert (pages["b"].closed, pages["c"].closed) == (4503, None)
+    assert caplog.text.count("watching anew") == 2
+
+
+async def test_a_login_is_no_end(begin: Begin) -> None:
+    heard = Heard()
+    world = await begin(POLICY, hooks=heard.hooks())
+    page = await world.page("a")
+    await world.end("a", Reason.ROTATED)
+    assert page.closed == 4004
+    assert [call[0] for call in heard.calls] == ["open"]
+    assert world.heart.counts.ends == {}
 
 
 # One ping over HTTP.
