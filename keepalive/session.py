@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from aiohttp import web
 from aiohttp_session import AbstractStorage, Session
 
-from .errors import StoreUnavailable
+from .errors import SettingError, StoreError
 from .policy import Policy, Reason
 from .seal import ENVIRONMENT, Seal
 from .stores import SessionStore
@@ -54,8 +54,9 @@ class KeepaliveStorage(AbstractStorage):
         store: where they live; `keepalive.setup` opens and closes it with the app.
         policy: their rules, or a function that chooses them by a session's data.
         seal: seals the cookies. By default with the keys in `KEEPALIVE_SECRET`, or those in the
-            file `secret` beside the store's database, which is made once; a store that has no file
-            and so forgets its sessions with the process gets a seal that does so too.
+            file beside the store's database that has `.secret` after its name, which is made once;
+            a store that has no file and so forgets its sessions with the process gets a seal that
+            does so too.
         user_key: the item of a session that says whose it is. When it changes, that is a login:
             the session gets a new id and the old one ends.
         cookie_name: gets the prefix `__Host-` on https.
@@ -63,7 +64,7 @@ class KeepaliveStorage(AbstractStorage):
             request. Behind a proxy that ends TLS, say `True`.
 
     Raises:
-        SettingError: the secret is missing or malformed.
+        SettingError: the secret is malformed, or the policy is none.
     """
 
     def __init__(
@@ -79,6 +80,8 @@ class KeepaliveStorage(AbstractStorage):
         super().__init__(cookie_name=cookie_name, secure=secure, samesite="Lax")
         self.toucher = store
         self._store = store
+        if not (policy is None or isinstance(policy, Policy) or callable(policy)):
+            raise SettingError(f"the policy is {policy!r}", "write keepalive.Policy(idle_timeout=…)")
         self._policy = policy or Policy()
         self._seal = seal or _seal_for(store)
         self.user_key = user_key
@@ -103,7 +106,7 @@ class KeepaliveStorage(AbstractStorage):
                 (left,) = await self._store.touch([Touch(key, policy.idle_timeout, idle=0.0)])
                 if isinstance(left, Reason):
                     return await self.new_session()
-        except StoreUnavailable as error:
+        except StoreError as error:
             raise _unavailable() from error
         request[_LOADED] = key, found.user
         return Session(session_id, data={"created": int(found.created), "session": data}, new=False)
@@ -134,10 +137,10 @@ class KeepaliveStorage(AbstractStorage):
                 await self._store.create(new, data=data, user=user, policy=policy)
             else:
                 await self._store.rotate(loaded, new, data=data, user=user, policy=policy)
-        except StoreUnavailable as error:
+        except StoreError as error:
             raise _unavailable() from error
         request[_LOADED] = new, user
-        secure = self._is_secure(request)
+        secure = self.is_secure(request)
         response.set_cookie(
             self._name(secure),
             self._seal.seal(session_id),
@@ -155,7 +158,7 @@ class KeepaliveStorage(AbstractStorage):
         A session cookie needs no renewal: it lasts as long as the browser runs.
 
         Raises:
-            StoreUnavailable: nothing is known of the session.
+            StoreError: nothing is known of the session.
         """
         key = await self.key(request)
         if key is None:
@@ -169,7 +172,7 @@ class KeepaliveStorage(AbstractStorage):
         """The rules of a request's session, and what remains of it; touches nothing.
 
         Raises:
-            StoreUnavailable: nothing is known of the session.
+            StoreError: nothing is known of the session.
         """
         found = await self.admit(request, web.Response())
         return found if isinstance(found, Reason) else (found.policy, found.left)
@@ -178,6 +181,10 @@ class KeepaliveStorage(AbstractStorage):
         """The key of the session that a request presents, alive or not."""
         session_id = self._id_in(request)
         return None if session_id is None else key_of(session_id)
+
+    def is_secure(self, request: web.Request) -> bool:
+        """Whether the browser reaches the app by https."""
+        return request.secure if self._secure is None else self._secure
 
     async def open(self) -> None:
         await self._store.open()
@@ -207,24 +214,21 @@ class KeepaliveStorage(AbstractStorage):
         user = session.get(self.user_key)
         return None if user is None else str(user)
 
-    def _is_secure(self, request: web.Request) -> bool:
-        return request.secure if self._secure is None else self._secure
-
     def _name(self, secure: bool) -> str:
         return f"__Host-{self.cookie_name}" if secure else self.cookie_name
 
     def _id_in(self, request: web.Request) -> str | None:
-        sealed = request.cookies.get(self._name(self._is_secure(request)))
+        sealed = request.cookies.get(self._name(self.is_secure(request)))
         return None if sealed is None else self._seal.open(sealed)
 
     def _forget(self, request: web.Request, response: web.StreamResponse) -> None:
-        secure = self._is_secure(request)
+        secure = self.is_secure(request)
         response.del_cookie(self._name(secure), path="/", secure=secure, httponly=True, samesite="Lax")
 
 
 def _seal_for(store: SessionStore) -> Seal:
     if store.path is not None:
-        return Seal.find(os.environ, store.path.with_name("secret"), make=True)
+        return Seal.find(os.environ, store.path.with_name(f"{store.path.name}.secret"), make=True)
     keys = os.environ.get(ENVIRONMENT)
     return Seal.parse(keys) if keys else Seal.fresh()
 

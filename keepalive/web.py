@@ -8,6 +8,7 @@ import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Collection
+from inspect import iscoroutinefunction
 from typing import Any, Protocol, TypeVar
 
 import aiohttp_session
@@ -18,7 +19,7 @@ from aiohttp_session import AbstractStorage
 from .assets import Modules
 from .clock import Clock, SystemClock
 from .connection import Connection, Connections
-from .errors import MessageError, SettingError, StoreUnavailable
+from .errors import MessageError, SettingError, StoreError, StoreUnavailable
 from .heart import STORE_TIMEOUT, TICK, Counts, Heart, Hooks
 from .live import Page
 from .messages import CLOSE_CODE, MAX_MESSAGE, SUBPROTOCOL, End, Ping, Wait, decode, encode
@@ -34,8 +35,10 @@ T = TypeVar("T")
 
 SWEEP_EVERY = 60.0
 """How often the store forgets what no one can ask for any more, in seconds."""
-GOODBYE = 2.0
+GOODBYE = 1.0
 """How long a shutdown waits for the pages to answer the close, in seconds."""
+BODY_TIMEOUT = 5.0
+"""A ping that comes by POST must be whole within this many seconds."""
 _SAME_SITE = {"same-origin", "none"}
 _NO_STORE = {hdrs.CACHE_CONTROL: "no-store"}
 
@@ -50,6 +53,7 @@ class _Door(Protocol):
     async def open(self) -> None: ...
     async def close(self) -> None: ...
     async def sweep(self) -> None: ...
+    def is_secure(self, request: web.Request) -> bool: ...
     async def key(self, request: web.Request) -> bytes | None: ...
     async def look(self, request: web.Request) -> tuple[Policy, Left] | Reason: ...
     async def admit(self, request: web.Request, response: web.StreamResponse) -> Ticket | Reason: ...
@@ -99,7 +103,8 @@ class Keepalive:
     ) -> aiohttp_session.Session:
         """Sign a user in: a new session with a new id, in place of the one that was presented.
 
-        It is stored, and its cookie set, with the response to `request`.
+        It is stored, and its cookie set, with the response to `request`; until then the request
+        stands for the session that it has presented.
         """
         session = await aiohttp_session.new_session(request)
         session[self._door.user_key] = user
@@ -109,14 +114,19 @@ class Keepalive:
     async def end(self, session: web.Request | bytes, reason: Reason = Reason.LOGOUT) -> bool:
         """End a session, everywhere and for ever; its pages hear of it at once.
 
+        Where it is that of a request, the response takes back the cookie.
+
         Returns:
             Whether it was alive.
 
         Raises:
-            StoreUnavailable: the end could not be stored, so it has not happened.
+            StoreError: the end could not be stored, so it has not happened.
         """
         key = await self._key(session)
-        return key is not None and await self._door.toucher.end(key, reason)
+        was_alive = key is not None and await self._door.toucher.end(key, reason)
+        if isinstance(session, web.Request):
+            (await aiohttp_session.get_session(session)).invalidate()
+        return was_alive
 
     async def end_user(
         self, user: str, reason: Reason = Reason.REVOKED, *, keep: web.Request | None = None
@@ -124,7 +134,7 @@ class Keepalive:
         """End all sessions of a user, but for the one that `keep` presents; returns how many.
 
         Raises:
-            StoreUnavailable: the ends could not be stored, so they have not happened.
+            StoreError: the ends could not be stored, so they have not happened.
             SettingError: the sessions live in the browsers' cookies.
         """
         kept = None if keep is None else await self._door.key(keep)
@@ -138,9 +148,10 @@ class Keepalive:
 
         Raises:
             ValueError: it is over 32 KiB.
+            TypeError: JSON cannot hold it.
         """
         key = await self._key(session)
-        return 0 if key is None else self._heart.push(key, data)
+        return self._heart.push(key or b"", data)
 
     def push_user(self, user: str, data: object) -> int:
         """Send `data` to all pages of a user connected here; returns to how many. As `push`."""
@@ -150,7 +161,7 @@ class Keepalive:
         """What remains of the session that a request presents; touches nothing.
 
         Raises:
-            StoreUnavailable: nothing is known of it.
+            StoreError: nothing is known of it.
         """
         found = await _in_time(self._door.look(request))
         if isinstance(found, Reason):
@@ -178,7 +189,7 @@ class Keepalive:
         """Whether the store answers."""
         try:
             await _in_time(self._door.toucher.peek(bytes(32)))
-        except StoreUnavailable:
+        except StoreError:
             return False
         return True
 
@@ -195,7 +206,7 @@ class Keepalive:
         read_at = self._clock.monotonic()
         try:
             found = await _in_time(self._door.admit(request, response))
-        except StoreUnavailable:
+        except StoreError:
             raise web.HTTPServiceUnavailable(headers={hdrs.RETRY_AFTER: "2"}) from None
         if isinstance(found, Reason):
             await response.hand_over(request, connection)
@@ -220,7 +231,7 @@ class Keepalive:
         read_at = self._clock.monotonic()
         try:
             found = await _in_time(self._door.admit(request, response))
-        except StoreUnavailable:
+        except StoreError:
             message = encode(Wait(ping.n, retry_in=2.0, why="store"))
         else:
             if isinstance(found, Reason):
@@ -235,7 +246,7 @@ class Keepalive:
         """`GET /keepalive/state`: the remaining seconds; never touches."""
         try:
             state = await self.state(request)
-        except StoreUnavailable:
+        except StoreError:
             raise web.HTTPServiceUnavailable(headers={hdrs.RETRY_AFTER: "2", **_NO_STORE}) from None
         if isinstance(state, Reason):
             status, body = 401, encode(End(state, self._login))
@@ -254,7 +265,7 @@ class Keepalive:
         """
         origins = request.headers.getall(hdrs.ORIGIN, [])
         site = request.headers.get("Sec-Fetch-Site", "same-origin")
-        own = f"{request.scheme}://{request.host}"
+        own = f"{'https' if self._door.is_secure(request) else 'http'}://{request.host}"
         allowed = not origins or (len(origins) == 1 and (origins[0] == own or origins[0] in self._origins))
         if not allowed or (not origins and site not in _SAME_SITE):
             raise web.HTTPForbidden(
@@ -299,8 +310,12 @@ class Keepalive:
             await asyncio.sleep(SWEEP_EVERY)
             try:
                 await self._door.sweep()
-            except StoreUnavailable as error:
-                log.warning("the session store could not be swept; trying again: %s", error)
+            except Exception as error:
+                log.warning(
+                    "the session store could not be swept; trying again: %s",
+                    error,
+                    exc_info=None if isinstance(error, StoreError) else error,
+                )
 
 
 KEEPALIVE = web.AppKey("KEEPALIVE", Keepalive)
@@ -313,6 +328,7 @@ def setup(
     *,
     policy: Policy | ChoosePolicy | None = None,
     prefix: str = "/keepalive",
+    secure: bool | None = None,
     origins: Collection[str] = (),
     login: str | None = None,
     user_key: str = "user",
@@ -329,6 +345,8 @@ def setup(
         policy: the rules, or a function that chooses them by a session's data; a
             `KeepaliveStorage` has its own.
         prefix: under which path the routes are mounted.
+        secure: whether browsers reach the app by https; by default what aiohttp makes of the
+            request. Behind a proxy that ends TLS, say `True`. A storage has its own.
         origins: which other origins may connect, such as `https://app.example`; the app's own may.
         login: where a page whose session is over can sign in again.
         user_key: the item of a session that says whose it is.
@@ -343,6 +361,9 @@ def setup(
     if isinstance(sessions, str):
         sessions = open_store(sessions, clock=clock)
     door: KeepaliveStorage | CookieBorneStorage
+    if isinstance(sessions, AbstractStorage) and secure is not None:
+        kind = type(sessions).__name__
+        raise SettingError("secure belongs to the storage", f"write {kind}(..., secure={secure})")
     if isinstance(sessions, KeepaliveStorage):
         if policy is not None:
             raise SettingError("two policies", "give the policy to KeepaliveStorage alone")
@@ -351,15 +372,25 @@ def setup(
         if not (policy is None or isinstance(policy, Policy)):
             raise SettingError("a policy by session needs a store", "give one Policy for all sessions")
         door = CookieBorneStorage(sessions, policy, clock, user_key=user_key)
+    elif hasattr(sessions, "rotate"):
+        door = KeepaliveStorage(sessions, policy, user_key=user_key, secure=secure)
     else:
-        door = KeepaliveStorage(sessions, policy, user_key=user_key)
+        raise SettingError(
+            f"{sessions!r} is no place for sessions",
+            "give the URL of a store, as in keepalive.setup(app, 'sqlite:///sessions.db')",
+        )
     if any(getattr(middleware, "__module__", "") == "aiohttp_session" for middleware in app.middlewares):
         raise SettingError(
             "aiohttp_session is set up on this app already",
             "drop aiohttp_session.setup(app, storage): keepalive.setup(app, storage) does that, too",
         )
+    if not prefix.startswith("/") or prefix.endswith("/"):
+        raise SettingError(f"the prefix {prefix!r} is no path", "write it as in /keepalive")
+    if isinstance(origins, str):
+        raise SettingError(f"origins is the text {origins!r}", f"give a list: [{origins!r}]")
     for origin in origins:
         _check_origin(origin)
+    _check_hooks(hooks)
     aiohttp_session.setup(app, door)
     keepalive = Keepalive(
         door,
@@ -391,15 +422,19 @@ _STATUS = {"beat": 200, "wait": 503, "end": 401}
 
 async def _ping_in(request: web.Request) -> Ping:
     """The ping in a request's body; without one, a ping that says nothing of the user."""
-    if (request.content_length or 0) > MAX_MESSAGE:
-        raise web.HTTPRequestEntityTooLarge(MAX_MESSAGE, request.content_length or 0)
-    body = await request.read() if request.method == hdrs.METH_POST else b""
-    if len(body) > MAX_MESSAGE:
-        raise web.HTTPRequestEntityTooLarge(MAX_MESSAGE, len(body))
+    body = bytearray()
     try:
-        ping = decode(body) if body else None
-    except MessageError as error:
-        raise web.HTTPBadRequest(text=f"{error.problem}\n") from None
+        async with asyncio.timeout(BODY_TIMEOUT):
+            while request.method == hdrs.METH_POST and (chunk := await request.content.readany()):
+                body += chunk
+                if len(body) > MAX_MESSAGE:
+                    raise web.HTTPRequestEntityTooLarge(MAX_MESSAGE, len(body))
+        ping = decode(bytes(body)) if body else None
+    except TimeoutError:
+        raise web.HTTPRequestTimeout(text="the ping was not whole in time\n") from None
+    except (MessageError, ConnectionError, web.RequestPayloadError) as error:
+        problem = error.problem if isinstance(error, MessageError) else "the ping did not come whole"
+        raise web.HTTPBadRequest(text=f"{problem}\n") from None
     return ping or Ping(n=0)
 
 
@@ -415,6 +450,17 @@ async def _in_time(answer: Awaitable[T]) -> T:
             return await answer
     except TimeoutError:
         raise StoreUnavailable("the session store does not answer") from None
+
+
+def _check_hooks(hooks: Hooks | None) -> None:
+    if not isinstance(hooks, Hooks | None):
+        raise SettingError(f"hooks is {hooks!r}", "write hooks=keepalive.Hooks(on_ping=…)")
+    for name, hook in (hooks or Hooks())._asdict().items():
+        if iscoroutinefunction(hook):
+            raise SettingError(
+                f"the hook {name} is a coroutine function",
+                "make it a plain function; to await something it can start a task",
+            )
 
 
 def _check_origin(origin: str) -> None:

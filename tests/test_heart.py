@@ -1207,12 +1207,16 @@ async def test_a_watch_that_breaks_off_is_begun_anew_and_nothing_is_missed(
     assert world.heart._watching is not None
     world.heart._watching.cancel()
     world.heart._watching = asyncio.create_task(world.heart._watch(broken()))
-    monkeypatch.setattr(world.store, "watch", lambda: missing.pop()())
-    missing = [world.store._watches.add, broken]  # the second try fails, too
+    tries: list[Callable[[], AsyncIterator[Ended]]] = [world.store._watches.add, broken]  # from the end
+
+    def again() -> AsyncIterator[Ended]:
+        return tries.pop()()
+
+    monkeypatch.setattr(world.store, "watch", again)
     await world.end("a")  # while nobody watches
     await until(lambda: pages["a"].closed)
     assert pages["a"].closed == 4503
-    await until(lambda: not missing)
+    await until(lambda: not tries)
     await world.end("b")
     await until(lambda: pages["b"].closed)
     assert (pages["b"].closed, pages["c"].closed) == (4503, None)

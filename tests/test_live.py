@@ -5,6 +5,7 @@ from math import inf, nan
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Raw
 
 from keepalive.live import Live, Page
 from keepalive.messages import Ping
@@ -39,9 +40,10 @@ def test_deadlines_count_from_before_the_store_was_asked() -> None:
 
 def test_a_beat_says_what_remains_of_the_stores_word() -> None:
     session = live(idle=600, absolute=3600, renew=True)
-    beat = session.beat(7, NOW + 10.0004, {"mail": 3})
+    data = Raw(b'{"mail":3}')
+    beat = session.beat(7, NOW + 10.0004, data)
     assert (beat.n, beat.expires_in, beat.ends_in, beat.renew, beat.data) == (
-        7, 590.0, 3590.0, True, {"mail": 3},
+        7, 590.0, 3590.0, True, data,
     )  # fmt: skip
     session.confirm(Left(600, 3580), NOW + 20)
     assert not session.beat(8, NOW + 20, None).renew

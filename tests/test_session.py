@@ -221,7 +221,7 @@ async def test_the_secret_lies_beside_the_database(
     url = f"sqlite:///{tmp_path}/sessions.db"
     browser = await browse((await serve(Shop(KeepaliveStorage(open_store(url))).app)).port)
     await browser.post("/login?user=ann")
-    assert (tmp_path / "secret").exists()
+    assert (tmp_path / "sessions.db.secret").exists()
     again = await browse((await serve(Shop(KeepaliveStorage(open_store(url))).app)).port)
     assert (await again.get("/show", headers={"Cookie": browser.cookie})).json == {"user": "ann"}
 

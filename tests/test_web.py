@@ -11,22 +11,26 @@ from time import monotonic
 from typing import Any
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientSession, DummyCookieJar, web
 from aiohttp_session import SimpleCookieStorage, get_session
 from aiohttp_session import setup as setup_sessions
 
 import keepalive
 from keepalive import Hooks, KeepaliveStorage, Policy, Reason, SettingError, open_store
+from keepalive import web as keepalive_web
 from keepalive.clock import ManualClock
-from keepalive.errors import StoreUnavailable
+from keepalive.errors import StoreCorrupt, StoreUnavailable
+from keepalive.heart import STORE_TIMEOUT
 from keepalive.live import Live, Page
 from keepalive.messages import Ping
 from keepalive.stores import SessionStore
 
 from .conftest import Browse, Browser, Connect, Serve
-from .raw import CLOSE, RawPage, frame, ping, until
+from .raw import CLOSE, DEADLINE, RawPage, frame, ping, until
 
 NO_STORE = "no-store"
+TRIES = 3
+"""A machine may be busy once, but what is promised to be quick is quick at one time of these."""
 
 
 def make_app(sessions: Any = "memory://", **options: Any) -> web.Application:
@@ -167,6 +171,33 @@ async def test_an_allowed_origin_may_be_of_another_site(serve: Serve, browse: Br
     assert (await ann.post("/keepalive/heartbeat", headers=headers)).status == 200
 
 
+@pytest.mark.parametrize(
+    ("secure", "origin", "allowed"),
+    [
+        (True, "https://app.example", True),
+        (True, "http://app.example", False),
+        (None, "http://app.example", True),
+        (None, "https://app.example", False),
+        (False, "http://app.example", True),
+    ],
+)
+async def test_behind_a_proxy_that_ends_tls(
+    serve: Serve, connect: Connect, secure: bool | None, origin: str, allowed: bool
+) -> None:
+    """`secure` says what browsers see: their origin is https, and their cookie is bound to it."""
+    port = (await serve(make_app(secure=secure))).port
+    url, host = f"http://127.0.0.1:{port}", {"Host": "app.example"}
+    async with ClientSession(cookie_jar=DummyCookieJar()) as http:
+        async with http.post(f"{url}/login?user=ann", headers=host) as login:
+            (cookie,) = login.headers.getall("Set-Cookie")
+        assert cookie.startswith("__Host-keepalive=") is ("; Secure" in cookie) is (secure is True)
+        head = {"Cookie": cookie.partition(";")[0], "Origin": origin} | host
+        async with http.post(f"{url}/keepalive/heartbeat", headers=head) as heartbeat:
+            assert heartbeat.status == (200 if allowed else 403)
+        page = await connect(port, headers=head)
+        assert page.status == (101 if allowed else 403)
+
+
 # Who has no session.
 
 
@@ -197,14 +228,19 @@ async def test_a_cookie_of_another_key(serve: Serve, browse: Browse, connect: Co
         ("absolute", ("absolute", 4502)),
     ],
 )
-async def test_a_session_that_is_over(ann: Browser, reason: str, told: tuple[str, int]) -> None:
+async def test_a_session_that_is_over(
+    ann: Browser, connect: Connect, reason: str, told: tuple[str, int]
+) -> None:
+    cookie = {"Cookie": ann.cookie}
     assert (await ann.post(f"/end?reason={reason}")).json is True
-    assert (await ann.post(f"/end?reason={reason}")).json is False
-    assert await ended(await ann.page()) == told
+    assert ann.cookie == ""
+    assert (await ann.post(f"/end?reason={reason}", headers=cookie)).json is False
+    assert await ended(await connect(ann.port, headers=cookie)) == told
     for path in "heartbeat", "state":
-        answer = await ann.get(f"/keepalive/{path}")
+        answer = await ann.get(f"/keepalive/{path}", headers=cookie)
         assert (answer.status, answer.json) == (401, {"type": "end", "reason": told[0]})
         assert answer.headers["Cache-Control"] == NO_STORE
+    assert (await ann.get("/whoami", headers=cookie)).json is None
 
 
 async def test_where_to_sign_in_is_told(serve: Serve, browse: Browse) -> None:
@@ -243,12 +279,16 @@ async def test_hello_and_beat(ann: Browser) -> None:
 
 
 async def test_a_logout_in_one_tab_ends_the_others_at_once(ann: Browser) -> None:
-    pages = [await ann.page() for _ in range(3)]
-    began = monotonic()
-    await ann.post("/logout")
-    assert [await ended(page) for page in pages] == [("logout", 4503)] * 3
-    assert monotonic() - began < 0.25
-    assert ann.cookie == ""
+    took = []
+    for _ in range(TRIES):
+        await ann.post("/login?user=ann")
+        pages = [await ann.page() for _ in range(3)]
+        began = monotonic()
+        await ann.post("/logout")
+        assert [await ended(page) for page in pages] == [("logout", 4503)] * 3
+        took.append(monotonic() - began)
+        assert ann.cookie == ""
+    assert min(took) < 0.25
     assert (await ann.get("/whoami")).json is None
 
 
@@ -257,12 +297,15 @@ async def test_an_end_is_heard_at_once(
     serve: Serve, browse: Browse, tmp_path_factory: pytest.TempPathFactory, url: str
 ) -> None:
     port = (await serve(make_app(url.format(tmp_path_factory.mktemp("store"))))).port
-    ann = await signed_in(browse, port, "ann")
-    page = await ann.page()
-    began = monotonic()
-    assert (await ann.post("/end?reason=evicted")).json is True
-    assert await ended(page) == ("evicted", 4505)
-    assert monotonic() - began < 0.25
+    took = []
+    for _ in range(TRIES):
+        ann = await signed_in(browse, port, "ann")
+        page = await ann.page()
+        began = monotonic()
+        assert (await ann.post("/end?reason=evicted")).json is True
+        assert await ended(page) == ("evicted", 4505)
+        took.append(monotonic() - began)
+    assert min(took) < 0.25
 
 
 async def test_a_login_sends_the_other_tabs_for_the_new_cookie(ann: Browser) -> None:
@@ -345,6 +388,30 @@ async def test_what_a_heartbeat_may_hold(ann: Browser, body: bytes, status: int,
     assert answer.status == status
 
 
+@pytest.mark.parametrize(
+    ("end_here", "answer"), [(False, b"HTTP/1.1 408"), (True, b"")], ids=["never comes", "breaks off"]
+)
+async def test_a_heartbeat_that_does_not_come_whole(
+    ann: Browser,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    end_here: bool,
+    answer: bytes,
+) -> None:
+    """It holds nothing open, and writes nothing into the log."""
+    monkeypatch.setattr(keepalive_web, "BODY_TIMEOUT", 0.05)
+    reader, writer = await asyncio.open_connection("127.0.0.1", ann.port)
+    head = f"POST /keepalive/heartbeat HTTP/1.1\r\nHost: x\r\nCookie: {ann.cookie}\r\n"
+    writer.write(f"{head}Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n".encode())
+    if end_here:
+        writer.write_eof()
+    async with asyncio.timeout(DEADLINE):
+        assert await reader.read(12) == answer
+    writer.close()
+    assert (await ann.get("/keepalive/heartbeat")).status == 200
+    assert not caplog.records
+
+
 async def test_the_state_touches_nothing(serve: Serve, browse: Browse, clock: ManualClock) -> None:
     port = (await serve(make_app(clock=clock))).port
     ann = await signed_in(browse, port, "ann")
@@ -362,7 +429,7 @@ async def test_the_state_touches_nothing(serve: Serve, browse: Browse, clock: Ma
 # When the store is down.
 
 
-@pytest.mark.parametrize("how", ["refuses", "hangs"])
+@pytest.mark.parametrize("how", ["refuses", "hangs", "is damaged"])
 async def test_the_store_is_down(serve: Serve, browse: Browse, how: str) -> None:
     """Nobody is told that a session is over, nor made to wait for more than a second."""
     store = open_store("memory://")
@@ -375,13 +442,13 @@ async def test_the_store_is_down(serve: Serve, browse: Browse, how: str) -> None
     page = await ann.page()
     assert page.status == 503
     assert page.headers["Retry-After"] == "2"
-    assert monotonic() - began < 1
+    assert monotonic() - began < 1.5 * STORE_TIMEOUT  # half of one is left to a busy machine
     began = monotonic()
     answer = await ann.post("/keepalive/heartbeat", data=b'{"type":"ping","n":3}')
     assert (answer.status, answer.json["type"], answer.json["n"]) == (503, "wait", 3)
     assert answer.headers["Cache-Control"] == NO_STORE
     assert (await ann.get("/keepalive/state")).status == 503
-    assert monotonic() - began < 2
+    assert monotonic() - began < 3 * STORE_TIMEOUT
     heal()
     assert (await ann.post("/keepalive/heartbeat")).status == 200
     open_page.send(ping(1))
@@ -404,6 +471,8 @@ def break_down(store: SessionStore, how: str) -> Callable[[], None]:
     async def fail(*_: object, **__: object) -> Any:
         if how == "hangs":
             await asyncio.Event().wait()
+        if how == "is damaged":
+            raise StoreCorrupt("the store is damaged")
         raise StoreUnavailable("the store is down")
 
     names = "load", "peek", "touch", "save", "end", "create", "rotate"
@@ -475,6 +544,32 @@ async def test_a_prefix(serve: Serve, browse: Browse) -> None:
     assert (await ann.page("/live/ws")).status == 101
     assert (await ann.get("/live/heartbeat")).status == 200
     assert (await ann.get("/keepalive/heartbeat")).status == 404
+
+
+async def _async_hook(*_: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"policy": 1800}, "the policy is 1800: write keepalive.Policy"),
+        ({"policy": {}}, "the policy is {}: write keepalive.Policy"),
+        ({"hooks": {"on_ping": print}}, "hooks is {.*: write hooks=keepalive.Hooks"),
+        ({"hooks": Hooks(on_end=_async_hook)}, "hook on_end is a coroutine function: make it a plain"),
+        ({"prefix": ""}, "prefix '' is no path"),
+        ({"prefix": "/"}, "prefix '/' is no path"),
+        ({"prefix": "/live/"}, "prefix '/live/' is no path"),
+        ({"prefix": "live"}, "prefix 'live' is no path"),
+        ({"origins": "https://app.example"}, r"give a list: \['https://app.example'\]"),
+        ({"sessions": None}, "None is no place for sessions: give the URL"),
+        ({"sessions": web.Application}, "is no place for sessions: give the URL"),
+        ({"sessions": KeepaliveStorage(open_store("memory://")), "secure": True}, "write KeepaliveStorage"),
+        ({"sessions": SimpleCookieStorage(max_age=1800), "secure": True}, "write SimpleCookieStorage"),
+    ],
+)
+def test_what_cannot_be_set_up_is_refused(options: dict[str, Any], problem: str) -> None:
+    with pytest.raises(SettingError, match=problem):
+        make_app(**options)
 
 
 def test_two_policies_are_refused() -> None:

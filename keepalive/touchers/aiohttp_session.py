@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from math import inf
 from secrets import token_urlsafe
+from typing import TypeGuard
 
 from aiohttp import web
 from aiohttp_session import AbstractStorage, Session
@@ -78,10 +79,12 @@ class CookieBorneStorage(AbstractStorage):
         """The session in the cookie, unless it is over."""
         try:
             session = await self._storage.load_session(request)
-        except (ValueError, AttributeError):  # how SimpleCookieStorage meets what is no JSON, or no object
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            return await self.new_session()  # SimpleCookieStorage trusts whatever a browser sends
+        if not _is_time(session.created):
             return await self.new_session()
-        if MARK in session:
-            name, since = session[MARK]
+        if (mark := _mark_in(session)) is not None:
+            name, since = mark
             key = key_of(name)
             request[_LOADED] = key, self._user_of(session)
             if self._verdict(self._entry(key, since, session)) is not None:
@@ -97,7 +100,7 @@ class CookieBorneStorage(AbstractStorage):
             if former is not None:
                 await self.end(former, Reason.LOGOUT)
         else:
-            if former is None or MARK not in session or user != request[_LOADED][1]:
+            if former is None or _mark_in(session) is None or user != request[_LOADED][1]:
                 if former is not None:
                     await self.end(former, Reason.ROTATED)
                 session[MARK] = [token_urlsafe(16), int(self._clock.wall())]
@@ -130,6 +133,10 @@ class CookieBorneStorage(AbstractStorage):
         # One made before this package came has no mark yet: it gets it when a page connects.
         entry = self._entries[loaded[0]] if loaded else _Entry(session.created, inf)
         return self._policy, self._left(entry)
+
+    def is_secure(self, request: web.Request) -> bool:
+        """Whether the browser reaches the app by https."""
+        return bool(self._storage.cookie_params["secure"]) or request.secure
 
     async def key(self, request: web.Request) -> bytes | None:
         """The key of the session that a request presents, alive or not."""
@@ -189,13 +196,16 @@ class CookieBorneStorage(AbstractStorage):
     # The parts.
 
     def _entry(self, key: bytes, since: float, session: Session) -> _Entry:
-        """What is known of a session; a cookie may be newer than what this process has seen."""
-        absolute = self._policy.absolute_timeout
+        """What is known of a session; a cookie may be newer than what this process has seen.
+
+        But never newer than now, whatever it says.
+        """
+        absolute, now = self._policy.absolute_timeout, self._clock.wall()
         entry = self._entries.get(key)
         if entry is None:
-            entry = _Entry(session.created, inf if absolute is None else since + absolute)
+            entry = _Entry(-inf, inf if absolute is None else min(since, now) + absolute)
             self._entries[key] = entry
-        entry.issued_at = max(entry.issued_at, session.created)
+        entry.issued_at = max(entry.issued_at, min(session.created, now))
         return entry
 
     def _why_over(self, request: web.Request) -> Reason:
@@ -216,6 +226,19 @@ class CookieBorneStorage(AbstractStorage):
     def _user_of(self, session: Session) -> str | None:
         user = session.get(self.user_key)
         return None if user is None else str(user)
+
+
+def _mark_in(session: Session) -> tuple[str, float] | None:
+    """Which session it is, and since when, if it has a mark of ours."""
+    match session.get(MARK):
+        case [str(name), since] if name.isascii() and _is_time(since):
+            return name, since
+    return None
+
+
+def _is_time(value: object) -> TypeGuard[float]:
+    """Whether it can be a number of seconds; a cookie of SimpleCookieStorage may hold anything."""
+    return isinstance(value, int | float) and abs(value) < 1e15
 
 
 def _policy_for(storage: AbstractStorage, policy: Policy | None) -> Policy:

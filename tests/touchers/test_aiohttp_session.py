@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 import keepalive
 from keepalive import Policy, SettingError
 from keepalive.clock import ManualClock
+from keepalive.touchers.aiohttp_session import MARK
 
 from ..conftest import Browse, Browser, Serve
 from ..raw import CLOSE, RawPage, ping
@@ -109,6 +110,15 @@ async def test_a_logout_ends_pages_and_copies_of_the_cookie(ann: Browser) -> Non
         assert (await ann.post("/keepalive/heartbeat", headers={"Cookie": copy})).status == 401
 
 
+async def test_an_end_takes_back_the_cookie(ann: Browser, clock: ManualClock) -> None:
+    """It holds the whole session, and would open it again after a restart."""
+    page = await ann.page()
+    assert (await ann.post("/end?reason=revoked")).json is True
+    assert await ended(page) == ("revoked", 4506)
+    assert ann.cookie in ("", "AIOHTTP_SESSION={}")  # that is how SimpleCookieStorage empties it
+    assert await whoami(ann) is None
+
+
 async def test_a_login_makes_it_another_session(ann: Browser) -> None:
     page = await ann.page()
     await page.message("hello")
@@ -173,7 +183,7 @@ async def test_sessions_from_before(serve: Serve, browse: Browse, clock: ManualC
     app = make_app(SimpleCookieStorage(max_age=MAX_AGE), clock=clock)
     browser = await browse((await serve(app)).port)
     old = {"created": int(clock.wall()) - 100, "session": {"user": "ann"}}
-    headers = {"Cookie": 'AIOHTTP_SESSION="' + json.dumps(old).replace('"', '\\"') + '"'}
+    headers = {"Cookie": simple_cookie(old)}
     assert (await browser.get("/whoami", headers=headers)).json == "ann"
     assert (await browser.get("/keepalive/state", headers=headers)).json["expires_in"] == 500
     page = await browser.page(Cookie=headers["Cookie"])
@@ -187,6 +197,64 @@ async def test_sessions_from_before(serve: Serve, browse: Browse, clock: ManualC
 async def test_garbage_is_no_session(ann: Browser, cookie: str) -> None:
     page = await ann.page(Cookie=f"AIOHTTP_SESSION={cookie}")
     assert await ended(page) == ("unknown", 4504)
+
+
+NOW = 1_800_000_000
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"created": "x", "session": {"user": "ann"}},
+        {"created": [], "session": {}},
+        {"created": NOW, "session": 5},
+        {"created": NOW, "session": "ab"},
+        {"created": NOW, "session": [[[], 1]]},
+        {"created": float("nan"), "session": {"user": "ann"}},
+        {"created": 10**400, "session": {"user": "ann"}},
+        {"session": {"user": "ann"}, "created": {}},
+    ],
+)
+async def test_forged_outlines_are_no_session(
+    serve: Serve, browse: Browse, clock: ManualClock, forged: object
+) -> None:
+    app = make_app(SimpleCookieStorage(max_age=MAX_AGE), clock=clock)
+    browser = await browse((await serve(app)).port)
+    page = await browser.page(Cookie=simple_cookie(forged))
+    assert await ended(page) == ("unknown", 4504)
+    for path in "state", "heartbeat":
+        answer = await browser.get(f"/keepalive/{path}", headers={"Cookie": simple_cookie(forged)})
+        assert answer.status == 401
+
+
+@pytest.mark.parametrize(
+    "mark", [None, "x", 5, [], ["id"], ["id", "x"], [7, NOW], ["id", float("nan")], ["id", 10**400],
+             ["\ud800", NOW], ["id", NOW, 1], {"id": 1}],
+)  # fmt: skip
+async def test_a_forged_mark_is_none(ann: Browser, mark: object) -> None:
+    forged = {"created": NOW, "session": {"user": "eve", MARK: mark}}
+    page = await ann.page(Cookie=simple_cookie(forged))
+    if page.status == 101 and "Set-Cookie" in page.headers:  # only SimpleCookieStorage reads it
+        assert (await page.message("hello"))["ends_in"] == 43200
+    else:
+        assert await ended(page) == ("unknown", 4504)
+
+
+async def test_a_cookie_from_the_future_counts_from_now(
+    serve: Serve, browse: Browse, clock: ManualClock
+) -> None:
+    port = (await serve(make_app(SimpleCookieStorage(max_age=MAX_AGE), clock=clock))).port
+    browser = await browse(port)
+    later = clock.wall() + 10**6
+    forged = {"created": later, "session": {"user": "eve", MARK: ["id", later]}}
+    headers = {"Cookie": simple_cookie(forged)}
+    state = (await browser.get("/keepalive/state", headers=headers)).json
+    assert (state["expires_in"], state["ends_in"]) == (MAX_AGE, 43200)
+
+
+def simple_cookie(content: object) -> str:
+    """A cookie that SimpleCookieStorage takes for its own."""
+    return 'AIOHTTP_SESSION="' + json.dumps(content).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 async def test_no_end_by_user(storage: AbstractStorage, serve: Serve, clock: ManualClock) -> None:
