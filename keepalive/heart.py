@@ -10,6 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from random import uniform
 from typing import Any, NamedTuple
 
@@ -111,7 +112,7 @@ class Heart:
         self._deadlines: Wheel[Live] = Wheel(now, self._deadline_is_near, TICK)
         self._ends: dict[bytes, Reason] = {}
         self._old_ends: Wheel[bytes] = Wheel(now, self._forget_end, TICK)
-        self._queue: list[Live] = []
+        self._queue: dict[Live, list[Waiting]] = {}  # what the next batch asks for, and for whom
         self._unanswered: set[Live] = set()  # to be asked for again when the store is back
         self._retry_at = 0.0
         self._committing: asyncio.Task[None] | None = None
@@ -285,7 +286,7 @@ class Heart:
 
     def _settle(self, live: Live) -> None:
         """Let go of a session without pages, but not of what they have earned."""
-        if live.pages or live.queued or live.over is not None:
+        if live.pages or live in self._queue or live.over is not None:
             return
         if live.debt > LEAST_DEBT:
             self._enqueue(live)
@@ -368,10 +369,7 @@ class Heart:
     # Batches.
 
     def _enqueue(self, live: Live, *waiting: Waiting) -> None:
-        live.waiting += waiting
-        if not live.queued:
-            live.queued = True
-            self._queue.append(live)
+        self._queue.setdefault(live, []).extend(waiting)
         if self._committing is None:
             self._committing = asyncio.create_task(self._commit())
 
@@ -382,16 +380,15 @@ class Heart:
         """
         try:
             while self._queue:
-                batch, self._queue = self._queue[:MAX_BATCH], self._queue[MAX_BATCH:]
-                taken = [(live, self._take(live)) for live in batch]
+                batch = self._next_batch()
                 now = self._clock.monotonic()
                 touches = [live.touch(now) for live in batch]
                 try:
                     async with asyncio.timeout(STORE_TIMEOUT):
                         results = await self._toucher.touch(touches)
-                    lines = list(zip(taken, touches, results, strict=True))
+                    lines = list(zip(batch.items(), touches, results, strict=True))
                 except Exception as error:  # whatever it is, those who wait get their answer
-                    self._store_is_down(taken, error)
+                    self._store_is_down(batch, error)
                     continue
                 self.counts.batches += 1
                 self.counts.touches += len(batch)
@@ -405,12 +402,12 @@ class Heart:
         finally:
             self._committing = None
 
-    @staticmethod
-    def _take(live: Live) -> tuple[Waiting, ...]:
-        """Take a session out of the queue together with the pings that wait for it."""
-        waiting, live.waiting = live.waiting, ()
-        live.queued = False
-        return waiting
+    def _next_batch(self) -> dict[Live, list[Waiting]]:
+        """Take from the queue what may be asked for at once."""
+        if len(self._queue) <= MAX_BATCH:
+            batch, self._queue = self._queue, {}
+            return batch
+        return {live: self._queue.pop(live) for live in list(islice(self._queue, MAX_BATCH))}
 
     def _confirm(
         self, live: Live, waiting: Sequence[Waiting], touch: Touch, result: Left | Reason, asked_at: float
@@ -445,19 +442,18 @@ class Heart:
         self.counts.warnings += 1
         self._call(self._hooks.on_warning, live, warning)
 
-    def _store_is_down(self, taken: list[tuple[Live, tuple[Waiting, ...]]], error: Exception) -> None:
+    def _store_is_down(self, batch: dict[Live, list[Waiting]], error: Exception) -> None:
         """No beat, no extension, no end: whoever waits is told so, also behind this batch."""
-        behind, self._queue = self._queue, []
-        taken += [(live, self._take(live)) for live in behind]
+        behind, self._queue = self._queue, {}
         now = self._clock.monotonic()
         if now >= self._retry_at:  # one line a second tells enough of an outage
             self._retry_at = now + RETRY
             log.warning(
                 "the session store confirmed none of %d touches; trying again: %s",
-                len(taken), str(error) or "no answer in time",
+                len(batch), str(error) or "no answer in time",
                 exc_info=None if isinstance(error, StoreError | TimeoutError) else error,
             )  # fmt: skip
-        for live, waiting in taken:
+        for live, waiting in (*batch.items(), *behind.items()):
             for page, n, _ in waiting:
                 self._wait(page, n)
             self._unanswered.add(live)  # its pages may be gone, or its deadline may be due

@@ -929,7 +929,7 @@ async def test_sessions_that_nobody_has_open_are_forgotten(begin: Begin) -> None
         page.leave()
         await settle()
     heart = world.heart
-    assert (heart.sessions, heart._queue, list(heart._ends)) == (0, [], [])
+    assert (heart.sessions, heart._queue, list(heart._ends)) == (0, {}, [])
     await world.advance(120, step=1)
     assert not heart._deadlines._slots
     assert not heart._silent._slots
@@ -960,7 +960,7 @@ async def test_nothing_is_kept_however_a_session_goes(begin: Begin, how: str) ->
             del page
     await world.advance(300, step=1)
     heart = world.heart
-    assert (heart.sessions, heart._queue, len(heart._unanswered), dict(heart._ends)) == (0, [], 0, {})
+    assert (heart.sessions, heart._queue, len(heart._unanswered), dict(heart._ends)) == (0, {}, 0, {})
     assert len(remembered({key_of(name) for name in names})) <= 1  # the newest may be at hand still
 
 
