@@ -15,8 +15,7 @@ from .touchers import Left, Ticket, Touch
 
 NEVER = -inf
 LEAST_DEBT = 0.5
-"""Seconds of earned life that are worth a touch of their own: when the last page leaves, and while
-its pages show a warning."""
+"""Seconds of earned life that are worth a touch of their own when the last page leaves."""
 
 
 class Socket(Protocol):
@@ -154,7 +153,8 @@ class Live:
         every = self.policy.touch_every
         if now - self.confirmed_at >= every or now >= self.expires_at:
             return True
-        return self.debt >= (LEAST_DEBT if self.warned else every)
+        # While a warning shows, a request of the app may have moved the deadline at any time.
+        return self.warned is Reason.IDLE or self.debt >= every
 
     def touch(self, now: float) -> Touch:
         """The line for the next batch: what was earned, seen from `now`."""

@@ -455,6 +455,21 @@ async def test_while_a_warning_shows_one_click_suffices(begin: Begin) -> None:
     assert page.beat.expires_in == 100
 
 
+async def test_a_warning_is_withdrawn_by_the_next_ping_after_a_request_of_the_app(begin: Begin) -> None:
+    world = await begin(OBSERVE)
+    page = await world.page("a")
+    await world.keep_pinging(539, page, every=77)
+    await world.advance(1 + LATE)
+    assert len(page.of(Warning)) == 1
+    page.ping()
+    await settle()
+    assert page.beat.expires_in <= 60
+    await world.request("a")
+    page.ping()
+    await settle()
+    assert page.beat.expires_in == 600
+
+
 async def test_after_the_idle_deadline_was_moved_against_the_absolute_one_that_is_told(
     begin: Begin,
 ) -> None:

@@ -158,13 +158,13 @@ def test_past_its_deadline_only_the_store_may_answer() -> None:
     assert live(idle=10).must_ask(NOW + 10)
 
 
-def test_while_a_warning_shows_whatever_withdraws_it_goes_to_the_store() -> None:
-    policy = Policy(idle_timeout=600, warn_before=590, touch_every=300)
-    session = Live(Ticket(KEY, policy, None, Left(590, inf)), NOW)
-    session.warned = Reason.IDLE
-    assert not session.must_ask(NOW + 1)
-    session.heard(Ping(1), NOW + 1)
-    assert session.must_ask(NOW + 1)
+@pytest.mark.parametrize(("why", "asks"), [(None, False), (Reason.IDLE, True), (Reason.ABSOLUTE, False)])
+def test_while_a_warning_shows_that_can_be_withdrawn_the_store_is_asked(
+    why: Reason | None, asks: bool
+) -> None:
+    session = live()
+    session.warned = why
+    assert session.must_ask(NOW + 1) is asks
 
 
 def test_what_was_asked_for_is_owed_no_more_even_if_less_was_granted() -> None:
