@@ -10,7 +10,7 @@ from .assets import browser_files
 from .policy import Reason
 from .web import Keepalive
 
-MAX_NAME = 64
+MAX_NAME = 40  # as the page has it
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self';"
     " img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -30,7 +30,7 @@ def mount(app: web.Application, keepalive: Keepalive) -> None:
         keepalive.refuse_foreign(request)
         name = str((await request.post()).get("name", "")).strip()
         if not 0 < len(name) <= MAX_NAME or not name.isprintable():
-            raise web.HTTPBadRequest(text=f"Please give a name of 1 to {MAX_NAME} characters.\n")
+            raise web.HTTPBadRequest(text=f"Please give a name of 1 to {MAX_NAME} printable characters.\n")
         await keepalive.start(request, name)
         return _done(request, {"user": name})
 

@@ -59,11 +59,17 @@ async def test_a_form_is_sent_back_to_the_page(browser: Browser) -> None:
         assert (answer.status, answer.headers["Location"]) == (303, "/")
 
 
-@pytest.mark.parametrize("name", [None, "", "  ", "x" * 65, "a\nb", "a\x00", "\u202eann"])
+@pytest.mark.parametrize("name", [None, "", "  ", "x" * 41, "a\nb", "a\x00", "\u202eann"])
 async def test_names_that_are_none(browser: Browser, name: str | None) -> None:
     answer = await browser.post("/login", data={} if name is None else {"name": name})
-    assert (answer.status, answer.body) == (400, b"Please give a name of 1 to 64 characters.\n")
+    assert (answer.status, answer.body) == (400, b"Please give a name of 1 to 40 printable characters.\n")
     assert browser.cookie == ""
+
+
+async def test_the_page_asks_for_no_longer_name_than_is_taken(browser: Browser) -> None:
+    page = (await browser.get("/")).body
+    assert page.count(b'name="name"') == page.count(b'maxlength="%d"' % demo.MAX_NAME) == 2
+    assert (await browser.post("/login", data={"name": "x" * demo.MAX_NAME}, headers=JSON)).status == 200
 
 
 @pytest.mark.parametrize("path", ["/login", "/logout"])

@@ -124,7 +124,7 @@ export class Keepalive extends EventTarget {
     this.#dispatch({ type: "stop" });
   }
 
-  /** Ask the server now instead of at the next interval, for "stay signed in" and the like. */
+  /** Ask the server now instead of at the next interval or attempt, for "stay signed in" and the like. */
   ping() {
     this.#dispatch({ type: "nudge" });
   }

@@ -30,6 +30,7 @@
  * @property {number} seen when the last event was
  * @property {number} n the number of the last ping
  * @property {number} pinged when it left
+ * @property {number} tried when the socket was last opened
  * @property {number} failures attempts in a row that did not hold
  * @property {boolean} greeted whether this page ever heard a `hello`: WebSockets work here
  * @property {number} posting the number of the ping that a POST carries just now, or 0
@@ -50,6 +51,7 @@ export const initial = Object.freeze({
   seen: 0,
   n: 0,
   pinged: 0,
+  tried: 0,
   failures: 0,
   greeted: false,
   posting: 0,
@@ -81,7 +83,7 @@ const PROBE = 5_000; // from waking up to an answer
 const BROKEN = 1_000; // from `error` to a `close`: Chromium sends none when a policy blocks the socket
 const STABLE = 5_000; // an open socket this old has proved itself
 const OFFLINE = 60_000; // navigator.onLine is only a hint, so try all the same
-const GAP = 2_000; // between pings that the user hastens
+const GAP = 2_000; // between pings, and between attempts, that the user hastens
 const LEAST_DELAY = 500;
 const MOST_DELAY = 30_000;
 const BLOCKED = 3; // failures on a page never greeted, before it polls
@@ -129,6 +131,7 @@ export const TABLE = {
     jump: { to: "connecting" },
     online: { to: "connecting" },
     offline: { to: "offline" },
+    nudge: { do: insist },
   },
   offline: {
     ...LIVE,
@@ -136,6 +139,7 @@ export const TABLE = {
     wake: { to: "connecting" },
     jump: { to: "connecting" },
     online: { to: "connecting" },
+    nudge: { do: insist },
   },
   polling: {
     ...LIVE,
@@ -153,6 +157,7 @@ export const TABLE = {
 const ENTER = {
   connecting(c, _event, { now }, effects) {
     effects.push({ type: "connect" });
+    c.tried = now;
     c.deadlines.greeting = now + GREETING;
   },
   open(c, event, env, effects) {
@@ -162,8 +167,8 @@ const ENTER = {
   waiting(c, _event, env) {
     c.deadlines.retry = env.now + delay(c, env);
   },
-  offline(c, _event, { now }) {
-    c.deadlines.retry = now + OFFLINE;
+  offline(c, _event, env) {
+    c.deadlines.retry = env.now + inTime(c, env, OFFLINE);
   },
   polling: post,
 };
@@ -229,6 +234,7 @@ function overdue(c, now) {
 function carryBack(c, gap) {
   for (const name in c.deadlines) c.deadlines[name] += gap;
   c.pinged += gap;
+  c.tried += gap;
   if (c.expiresAt !== null) c.expiresAt += gap;
   if (c.endsAt !== null) c.endsAt += gap;
 }
@@ -338,6 +344,12 @@ function hasten(c, _event, { now }) {
   c.deadlines.ping = Math.min(c.deadlines.ping ?? Infinity, Math.max(now, c.pinged + GAP));
 }
 
+/** A user does not wait for a back-off.
+ * @type {Action} */
+function insist(c, _event, { now }) {
+  c.deadlines.retry = Math.min(c.deadlines.retry, Math.max(now, c.tried + GAP));
+}
+
 /** @type {Action} */
 function probe(c, event, env, effects) {
   listen(c, env);
@@ -403,7 +415,14 @@ function rest(c, { now, random }) {
 
 /** Full jitter. A first loss is likely everybody's, so the server says over how long to spread it.
  * @param {Context} c @param {Env} env */
-function delay(c, { random }) {
+function delay(c, env) {
   const most = c.failures <= 1 ? c.spread : Math.min(MOST_DELAY, 1_000 * 2 ** (c.failures - 1));
-  return Math.max(LEAST_DELAY, most * random);
+  return Math.max(LEAST_DELAY, inTime(c, env, most) * env.random);
+}
+
+/** A pause that leaves half of what remains of the session: to come back after its end saves nothing.
+ * @param {Context} c @param {Env} env @param {number} pause in ms */
+function inTime(c, { now }, pause) {
+  const left = c.expiresAt === null ? 0 : c.expiresAt - now;
+  return left > 0 ? Math.max(LEAST_DELAY, Math.min(pause, left / 2)) : pause;
 }

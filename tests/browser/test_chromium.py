@@ -11,7 +11,8 @@ from .conftest import DEADLINE, Server, client, sign_in, user
 pytestmark = pytest.mark.browser
 
 Serve = Callable[..., Awaitable[Server]]
-QUICK = ("--idle-timeout", "4", "--ping-interval", "1")
+IDLE = 6
+QUICK = ("--idle-timeout", str(IDLE), "--ping-interval", "1")
 
 # Counts, on the large heart of the demo, the beats it hears and the animations that they start.
 WATCH = """() => {
@@ -23,6 +24,18 @@ WATCH = """() => {
     if (animation?.playState === "running") seen.running += 1;
   });
   heart.addEventListener("session-end", ({reason}) => seen.ends.push([reason, Date.now()]));
+}"""
+
+
+# Notes when the server has answered which request.
+NOTE_ANSWERS = """() => {
+  window.answered = {};
+  const { fetch } = window;
+  window.fetch = async (path, options) => {
+    const response = await fetch(path, options);
+    answered[path] = Date.now();
+    return response;
+  };
 }"""
 
 
@@ -38,22 +51,21 @@ async def test_an_open_page_keeps_its_session_and_a_closed_one_does_not(
     await sign_in(page, server.url)
     await page.evaluate(WATCH)
     async with client(page) as session:
-        until = now() + 15
+        until = now() + 2.5 * IDLE
         while now() < until:
             assert await user(session, server.url) == "Ada"
             await asyncio.sleep(0.25)
         seen = await page.evaluate("seen")
-        assert seen["beats"] >= 12  # a ping a second, give or take a tenth
+        assert seen["beats"] > IDLE  # of fifteen; a busy machine may be late with some
         assert seen["running"] == seen["beats"]
         assert seen["ends"] == []
 
         await page.close()
         closed = now()
         while await user(session, server.url) is not None:
-            assert now() < closed + 5
+            assert now() < closed + DEADLINE
             await asyncio.sleep(0.05)
-        # The last ping came within the interval, and a tenth, before the page was closed.
-        assert closed + 4 - 1.1 - 0.5 < now()
+        assert now() > closed + IDLE / 2  # the session outlived its page, by what the last ping was worth
 
 
 async def test_signing_out_in_one_tab_ends_the_other(serve: Serve, chromium: Browser) -> None:
@@ -64,15 +76,68 @@ async def test_signing_out_in_one_tab_ends_the_other(serve: Serve, chromium: Bro
     await there.goto(server.url)
     await there.locator("#last", has_text="last beat").wait_for()
     await there.evaluate(WATCH)
+    await here.evaluate(NOTE_ANSWERS)
     await here.get_by_role("button", name="Sign out").click()
     await here.get_by_role("textbox", name="Your name").wait_for()
-    left = await here.evaluate("Date.now()")
+    answered = await here.evaluate("answered['/logout']")
 
     await there.get_by_role("heading", name="You signed out").wait_for()
     ((reason, when),) = await there.evaluate("seen.ends")
     assert reason == "logout"
-    assert when < left + 250
+    # By the browser's own clock, from the server's answer in one tab to the end in the other. The server
+    # has 250 ms for it, to which its own tests hold it; the rest is for two renderers on a busy machine.
+    assert when - answered < 250 + 1000
     assert await there.locator("#stage session-heart").get_attribute("state") == "ended"
+
+
+async def test_a_sign_out_that_fails_is_told_where_it_was_asked_for(serve: Serve, chromium: Browser) -> None:
+    server = await serve()
+    page = await chromium.new_page()
+    await sign_in(page, server.url)
+    await server.kill()
+    await page.get_by_role("button", name="Sign out").click()
+    await page.get_by_role("alert").filter(has_text="You may still be signed in.").wait_for()
+    await server.start()
+    await page.get_by_role("button", name="Ping now").click()
+    await page.locator("#logout-problem:empty").wait_for(state="attached")
+    await page.get_by_role("button", name="Sign out").click()
+    await page.get_by_role("textbox", name="Your name").wait_for()
+
+
+async def test_the_page_claims_no_more_than_it_knows(serve: Serve, chromium: Browser) -> None:
+    """That a lost connection signs nobody out is true only until the session's time has run out."""
+    server = await serve(*QUICK)
+    page = await chromium.new_page()
+    await sign_in(page, server.url)
+    summary = page.locator("#summary")
+    await summary.filter(has_text="Leave this page open").wait_for()
+    await server.kill()
+    await summary.filter(has_text="That signs nobody out").wait_for()
+    await summary.filter(has_text="time has run out").wait_for()
+    await server.start()
+    await page.get_by_role("button", name="Ping now").click()
+    await page.get_by_role("heading", name="You were away").wait_for()
+    await page.get_by_text("No page was heard of for longer than the idle timeout.").wait_for()
+
+
+async def test_a_page_that_only_looks_on_says_so(serve: Serve, chromium: Browser) -> None:
+    server = await serve("--mode", "observe", "--warn-before", "4", *QUICK)
+    page = await chromium.new_page()
+    await sign_in(page, server.url)
+    assert "open page does not" in await page.locator("#mode-means").inner_text()
+    assert "Leave this page open" not in await page.locator("#summary").inner_text()
+    await page.get_by_role("button", name="Reload the page").click()
+    await page.locator("#stage session-heart[state=open]").wait_for()  # and not in the warning state
+    await page.get_by_role("heading", name="Not used for too long").wait_for()
+
+
+async def test_an_idle_user_is_told_that_there_was_no_input(serve: Serve, chromium: Browser) -> None:
+    server = await serve("--mode", "activity", "--warn-before", "4", *QUICK)
+    page = await chromium.new_page()
+    await sign_in(page, server.url)
+    await page.get_by_role("button", name="Stay signed in").click()
+    await page.locator("#stage session-heart[state=open]").wait_for()
+    await page.get_by_text("There was no input of yours for longer than the idle timeout.").wait_for()
 
 
 async def test_a_killed_server_comes_back_with_its_sessions(serve: Serve, chromium: Browser) -> None:

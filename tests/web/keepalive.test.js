@@ -442,6 +442,15 @@ describe("the page's life", () => {
   });
 });
 
+test("ping() does not wait for the next attempt", async () => {
+  const { keepalive, socket, window } = opened();
+  await window.pass(6);
+  socket().lose();
+  assert.equal(keepalive.state, "waiting");
+  keepalive.ping();
+  assert.equal(keepalive.state, "connecting");
+});
+
 describe("HTTP", () => {
   test("a cookie that is due is fetched by one POST of a ping", async () => {
     const { socket, window, said } = opened();

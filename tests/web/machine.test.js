@@ -410,6 +410,81 @@ describe("coming back", () => {
   });
 });
 
+describe("a user who will not wait", () => {
+  test("cuts the back-off, and what is taken for a lost network", () => {
+    for (const make of [IN.waiting, IN.offline]) {
+      assert.deepEqual(make().sleep(0.1).tell("nudge").did, [], "the last attempt was just now");
+      const page = make();
+      page.random = 0.999;
+      for (let i = 0; i < 6; i++) page.retry().tell({ type: "closed", code: 1006 });
+      assert.ok(page.context.deadlines.retry - page.now > 25_000);
+      assert.deepEqual(page.sleep(2).tell("nudge").did, ["connect"]);
+    }
+  });
+
+  test("has a try every two seconds at most", () => {
+    const page = IN.waiting();
+    page.random = 0.999;
+    for (let i = 0; i < 6; i++) page.retry().tell({ type: "closed", code: 1006 });
+    const before = page.now;
+    let tries = 0;
+    while (page.now < before + 20_000) {
+      if (page.pass(0.1).tell("nudge").did.includes("connect") || page.state === "connecting") {
+        tries += 1;
+        page.tell({ type: "closed", code: 1006 });
+      }
+    }
+    assert.ok(tries >= 9 && tries <= 10, `${tries}`);
+  });
+
+  test("does not put off a retry that is due sooner", () => {
+    const page = IN.waiting();
+    const { retry } = page.context.deadlines;
+    assert.equal(page.tell("nudge").context.deadlines.retry, retry);
+  });
+});
+
+describe("a session near its end", () => {
+  const near = { type: "beat", n: 2, expires_in: 8, ends_in: 40_000 };
+
+  test("is not slept over: a retry leaves half of what remains", () => {
+    const page = opened().tell(near);
+    page.random = 0.999;
+    const waits = [];
+    for (let left = 8; left > 0.5; left = (page.context.expiresAt - page.now) / 1_000) {
+      page.tell({ type: "closed", code: 1006 });
+      const wait = (page.context.deadlines.retry - page.now) / 1_000;
+      assert.ok(wait <= Math.max(0.5, left / 2), `${wait} s of ${left} s`);
+      waits.push(wait);
+      page.retry();
+    }
+    assert.ok(waits.length >= 4, `${waits}`);
+  });
+
+  test("nor while the network seems to be gone", () => {
+    const page = opened().tell(near);
+    page.online = false;
+    page.tell({ type: "closed", code: 1006 });
+    assert.equal(page.context.deadlines.retry - page.now, 4_000);
+  });
+
+  test("nor between two polls that fail", () => {
+    const page = polling().tell({ type: "posted", n: 1, message: { ...near, expires_in: 35 } });
+    page.random = 0.999;
+    page.pass(27.5).tell({ type: "posted", n: 2, message: null });
+    const left = page.context.expiresAt - page.now;
+    assert.ok(left > 0 && page.context.deadlines.ping - page.now <= left / 2);
+  });
+
+  test("once past it has the usual back-off", () => {
+    const page = opened().tell({ ...near, expires_in: 1 }).pass(2);
+    page.random = 0.999;
+    for (let i = 0; i < 7; i++) page.tell({ type: "closed", code: 1006 }).retry();
+    page.tell({ type: "closed", code: 1006 });
+    assert.equal(Math.round((page.context.deadlines.retry - page.now) / 1_000), 30);
+  });
+});
+
 describe("waking up", () => {
   test("probes an open socket and gives it five seconds", () => {
     const page = opened().sleep(10).tell("wake");
@@ -601,6 +676,13 @@ test("200,000 random events break no invariant", () => {
       const awaits = page.state === "polling" && page.context.posting > 0;
       if (rests) assert.equal(nearest(page.context), Infinity, at);
       else assert.ok(awaits || nearest(page.context) < Infinity, `${at} stuck`);
+      const { deadlines, expiresAt } = page.context;
+      if (page.state === "waiting" || page.state === "offline") {
+        if (expiresAt > page.now)
+          assert.ok(deadlines.retry <= Math.max(expiresAt, page.now + 500), `${at} sleeps over the end`);
+        if (event.type === "nudge" && page.state === before)
+          assert.ok(deadlines.retry <= page.now + 2_000, `${at} the user waits`);
+      }
       if (!MESSAGES.includes(event.type) && event.type !== "closed" && event.type !== "posted") {
         assert.ok(page.state !== "ended" || before === "ended", `${at} only the server ends a session`);
       }

@@ -21,11 +21,26 @@ const POLICY =
 const PAGE = `<!doctype html><html lang="en"><title>test</title>
 <link rel="icon" href="data:,"><script type="module" src="/keepalive/client/define.js"></script><session-heart></session-heart></html>`;
 
+/** A page that has, as README.md shows it, a heart and a script that listens to it. */
+const LISTENING = PAGE.replace(
+  "</html>",
+  '<button id="stayButton"></button><script type="module" src="/readme.js"></script></html>',
+);
+
+async function readme() {
+  const text = await readFile(new URL("../../README.md", import.meta.url), "utf8");
+  return text.match(/```js\n([^]*?)```/)[1];
+}
+
 async function serve(request, response) {
+  if (request.url === "/readme.js") {
+    response.setHeader("Content-Type", "text/javascript");
+    return response.end(await readme());
+  }
   const name = request.url.match(/^\/keepalive\/client\/([a-z-]+\.js)$/)?.[1];
   response.setHeader("Content-Security-Policy", POLICY);
   response.setHeader("Content-Type", name ? "text/javascript" : "text/html");
-  response.end(name ? await readFile(new URL(name, WEB)) : PAGE);
+  response.end(name ? await readFile(new URL(name, WEB)) : request.url === "/" ? PAGE : LISTENING);
 }
 
 /** Runs in the page before anything else: a server that greets, and beats once for each ping. */
@@ -195,6 +210,53 @@ for (const options of BROWSERS) {
         return [shared, ...kept, sockets[0].readyState];
       });
       assert.deepEqual(seen, [true, "open", "idle", 1, 1, 2]);
+    });
+
+    describe("the script in README.md", () => {
+      const listening = (path) => `http://127.0.0.1:${server.address().port}${path}`;
+
+      test("loads no page again where there is no session", async () => {
+        await page.evaluateOnNewDocument(() => {
+          sessionStorage.loads = Number(sessionStorage.loads ?? 0) + 1;
+          globalThis.WebSocket = class extends WebSocket {
+            say(message) {
+              super.say(message.type === "hello" ? { type: "end", reason: "unknown" } : message);
+            }
+          };
+        });
+        await page.goto(listening("/listening"));
+        await page.waitForSelector("session-heart[state=ended]");
+        // A page that is left is gone within this time, and the wait for it fails.
+        await page.evaluate(() => new Promise((resolve) => setTimeout(resolve, 500)));
+        assert.equal(await page.evaluate(() => sessionStorage.loads), "1");
+      });
+
+      test("leaves the page of a session that has lived, for where one can sign in", async () => {
+        await page.goto(listening("/listening"));
+        await page.waitForSelector("session-heart[state=open]");
+        const [response] = await Promise.all([
+          page.waitForNavigation(),
+          page.evaluate(() => sockets[0].say({ type: "end", reason: "idle", login: "/login" })),
+        ]);
+        assert.equal(response.url(), listening("/login"));
+      });
+
+      test("sends data along, and pings on demand", async () => {
+        await page.evaluateOnNewDocument(() => {
+          globalThis.sent = [];
+          globalThis.WebSocket = class extends WebSocket {
+            send(text) {
+              sent.push(JSON.parse(text));
+              super.send(text);
+            }
+          };
+        });
+        await page.goto(listening("/listening"));
+        await page.waitForSelector("session-heart[state=open]");
+        await page.click("#stayButton"); // once in two seconds
+        await page.waitForFunction(() => sent.length === 2);
+        assert.deepEqual(await page.evaluate(() => sent[1].data), { view: "/listening" });
+      });
     });
 
     test("its events bubble, with their fields", async () => {

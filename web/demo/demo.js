@@ -1,52 +1,11 @@
 // @ts-check
 /** The demo page: signs in and out, and shows what the heart hears. */
 
+import { MODE, over, STATE, summary, warning } from "./texts.js";
+
 /** @typedef {import("../session-heart.js").SessionHeart} SessionHeart */
 
 const LOG_LENGTH = 60;
-
-/** @type {Record<string, string>} */
-const STATE = {
-  idle: "Not connected",
-  connecting: "Connecting…",
-  open: "Alive",
-  polling: "Alive, by HTTP",
-  waiting: "Reconnecting…",
-  offline: "Offline",
-  frozen: "Paused",
-  warning: "Ending soon",
-  ended: "Over",
-};
-/** @type {Record<string, string>} */
-const SUMMARY = {
-  open: "Leave this page open: the session stays. Close it, and the idle timeout runs.",
-  polling: "WebSockets are blocked here, so each ping is an HTTP request.",
-  warning: "The session is near its end.",
-  waiting: "The server is out of reach. Nobody has been signed out: the page keeps trying.",
-  offline: "The network is gone. Nobody has been signed out: the page comes back with it.",
-  ended: "The session is over. What you see is what was here before.",
-};
-/** @type {Record<string, string>} */
-const MODE = {
-  presence: "an open page keeps the session alive",
-  activity: "only your own input keeps the session alive",
-  observe: "only requests of the app keep the session alive",
-};
-/** @type {Record<string, string[]>} */
-const OVER = {
-  idle: ["You were away", "The session ended because it was not used for longer than the idle timeout."],
-  absolute: ["Time is up", "The session reached its longest life. However active you are, it ends then."],
-  logout: ["You signed out", "The session was ended from another page or window."],
-  revoked: [
-    "Signed out by the site",
-    "The site has ended this session. If you do not know why, ask its operator.",
-  ],
-  evicted: [
-    "Signed in elsewhere",
-    "Too many sessions were open under this name, and this one was the oldest.",
-  ],
-  unknown: ["Please sign in again", "The server does not know this session any more."],
-};
 
 /** @template {HTMLElement} T @param {string} id @param {new () => T} type @returns {T} */
 function find(id, type) {
@@ -57,7 +16,7 @@ function find(id, type) {
 /** @param {string} id */
 const part = (id) => find(id, HTMLElement);
 
-const over = find("over", HTMLDialogElement);
+const dialog = find("over", HTMLDialogElement);
 /** @type {SessionHeart | null} the large one; the small one in the corner shares its connection */
 let heart = null;
 /** @type {SessionHeart | null} */
@@ -119,39 +78,41 @@ function showClock(name, left) {
 function show() {
   if (!heart?.keepalive) return;
   const { state } = heart;
-  const { expiresIn, endsIn, mode, warning } = heart.keepalive;
+  const { expiresIn, endsIn, mode } = heart.keepalive;
   const ended = state === "ended";
   part("state").textContent = STATE[state];
-  part("summary").textContent = SUMMARY[state] ?? "\u00a0";
+  part("summary").textContent = summary({ state, mode, expiresIn }) || "\u00a0";
   part("last").textContent =
     lastBeat && !ended ? `last beat ${Math.round((Date.now() - lastBeat) / 1_000)} s ago` : "";
   part("mode").textContent = mode ?? "–";
   part("mode-means").textContent = MODE[mode ?? ""] ?? "";
   showClock("idle", ended ? 0 : expiresIn);
   showClock("absolute", ended ? 0 : endsIn);
-  const banner = part("warning");
-  banner.hidden = state !== "warning";
-  if (warning && banner.firstElementChild) {
-    const advice = warning.extendable ? "" : " Nothing can extend it: save your work.";
-    banner.firstElementChild.textContent = `The session ends in ${spell(expiresIn)}.${advice}`;
-    part("stay").hidden = !warning.extendable;
+  part("warning").hidden = state !== "warning";
+  if (heart.keepalive.warning) {
+    const { text, button } = warning(heart.keepalive.warning, mode, spell(expiresIn));
+    part("warning-text").textContent = text;
+    part("stay").textContent = button;
+    part("stay").hidden = !button;
   }
 }
 
 /** @param {string} reason */
 function conclude(reason) {
   if (leaving) return;
-  const [title, why] = OVER[reason] ?? OVER.unknown;
+  const [title, why] = over(reason, heart?.keepalive?.mode ?? null);
   part("over-title").textContent = title;
   part("over-why").textContent = why;
   find("again-name", HTMLInputElement).value = part("user").textContent ?? "";
-  if (!over.open) over.showModal();
+  if (!dialog.open) dialog.showModal();
 }
 
 /** A connection that comes back may be another user's: someone signed in anew in another tab. */
 async function recognize() {
   if (heart?.state !== "open") return;
-  const { user } = await ask("/whoami").catch(() => ({ user: null }));
+  part("logout-problem").textContent = "";
+  const headers = { "X-Keepalive": "passive" }; // nobody has asked for it
+  const { user } = await ask("/whoami", { headers }).catch(() => ({ user: null }));
   if (user) part("user").textContent = user;
 }
 
@@ -162,7 +123,7 @@ function enter(user) {
   part("user").textContent = user;
   part("welcome").hidden = true;
   part("session").hidden = false;
-  over.close();
+  dialog.close();
   if (heart) {
     heart.keepalive?.start();
     return;
@@ -190,13 +151,20 @@ function leave() {
   find("name", HTMLInputElement).focus();
 }
 
+/** A request that the server has refused, in its own words. */
+class Refusal extends Error {}
+
 /** @param {string} path @param {RequestInit} [options] */
-async function ask(path, options) {
-  const headers = { Accept: "application/json", "X-Keepalive": "passive" };
-  const response = await fetch(path, { headers, ...options });
-  if (!response.ok) throw new Error(`${path} answered ${response.status}`);
+async function ask(path, { headers, ...options } = {}) {
+  const response = await fetch(path, { headers: { Accept: "application/json", ...headers }, ...options });
+  if (!response.ok) throw new Refusal(await response.text());
   return response.json();
 }
+
+/** Why a request has failed, for people.
+ * @param {unknown} error */
+const explain = (error) =>
+  error instanceof Refusal ? error.message : "The server cannot be reached. Please try again.";
 
 /** @param {SubmitEvent} event */
 async function signIn(event) {
@@ -208,8 +176,8 @@ async function signIn(event) {
   try {
     const { user } = await ask("/login", { method: "POST", body: new URLSearchParams({ name }) });
     enter(user);
-  } catch {
-    problem.textContent = "That did not work. Is the server running? Try again.";
+  } catch (error) {
+    problem.textContent = explain(error);
   }
 }
 
@@ -217,21 +185,32 @@ find("login", HTMLFormElement).addEventListener("submit", signIn);
 find("again", HTMLFormElement).addEventListener("submit", signIn);
 find("logout", HTMLFormElement).addEventListener("submit", async (event) => {
   event.preventDefault();
+  const problem = part("logout-problem");
+  problem.textContent = "";
   leaving = true; // this end is no news
   try {
     await ask("/logout", { method: "POST" });
     leave();
-  } catch {
+  } catch (error) {
+    if (heart?.state === "ended") return leave(); // only the answer was lost
     leaving = false;
-    log("×", "sign out failed: the server did not answer");
+    problem.textContent = `You may still be signed in. ${explain(error)}`;
   }
 });
-over.addEventListener("cancel", (event) => event.preventDefault()); // there is nothing behind it to use
+dialog.addEventListener("cancel", (event) => event.preventDefault()); // there is nothing behind it to use
 part("beat").addEventListener("click", () => heart?.beat(2));
 part("ping").addEventListener("click", () => heart?.keepalive?.ping());
-part("stay").addEventListener("click", () => heart?.keepalive?.ping());
+part("stay").addEventListener("click", () => {
+  if (heart?.keepalive?.mode === "observe") location.reload();
+  else heart?.keepalive?.ping();
+});
 setInterval(show, 250);
 
-const { user } = await ask("/whoami").catch(() => ({ user: null }));
-if (user) enter(user);
-else part("welcome").hidden = false;
+try {
+  const { user } = await ask("/whoami");
+  if (user) enter(user);
+  else part("welcome").hidden = false;
+} catch (error) {
+  part("welcome").hidden = false;
+  part("login-problem").textContent = explain(error);
+}
