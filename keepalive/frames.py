@@ -282,15 +282,6 @@ def text(payload: bytes) -> bytes:
     return b"\x81\x7f%b%b" % (size.to_bytes(8), payload)
 
 
-def ping(payload: bytes = b"") -> bytes:
-    """A control ping (RFC 6455 §5.5.2).
-
-    Raises:
-        ValueError: the payload is over 125 bytes (RFC 6455 §5.5).
-    """
-    return _control(Opcode.PING, payload)
-
-
 def pong(payload: bytes) -> bytes:
     """The answer to a control ping; takes the payload of that (RFC 6455 §5.5.3).
 

@@ -97,7 +97,8 @@ class Policy:
             raise SettingError(
                 f"idle_timeout ({idle_timeout:g} s) is shorter than three times"
                 f" ping_interval ({ping_interval:g} s)",
-                f"raise idle_timeout to {3 * ping_interval:g} or lower ping_interval to {idle_timeout / 3:g}",
+                f"raise idle_timeout to {3 * ping_interval:g} s"
+                f" or lower ping_interval to {idle_timeout / 3:g} s",
             )
         if not 0 <= warn_before < idle_timeout:
             raise SettingError(

@@ -13,7 +13,7 @@ from typing import Self
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
-from .errors import SettingError
+from .errors import SettingError, StoreUnavailable
 
 ENVIRONMENT = "KEEPALIVE_SECRET"
 _HOW_TO = (
@@ -74,12 +74,19 @@ class Seal:
 
         Raises:
             SettingError: there are no keys, or they are malformed.
+            StoreUnavailable: the file cannot be made; a store beside it could not be, either.
         """
         if environ.get(ENVIRONMENT):
             return cls.parse(environ[ENVIRONMENT])
-        try:
-            if make:
+        if make:
+            try:
                 _make_once(path)
+            except OSError as error:
+                raise StoreUnavailable(
+                    f"{path} cannot be made ({error.strerror})",
+                    "name a store in a folder that can be written to",
+                ) from None
+        try:
             return cls.parse(path.read_text(encoding="ascii"))
         except FileNotFoundError:
             raise SettingError(f"there is no secret file {path}", _HOW_TO) from None

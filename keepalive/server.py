@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 import resource
-import signal
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,13 +16,15 @@ from .session import KeepaliveStorage
 from .settings import Settings
 from .stores import open_store
 from .web import KEEPALIVE, setup
+from .workers import stop_signals
 
 BACKLOG = 4096
 """Handshakes that may wait to be accepted: after a restart all pages come back at once."""
 SILENCE = 10.0
 """How long a connection may stay without a whole request, in seconds; aiohttp's default is an hour."""
-SHUTDOWN_TIMEOUT = 2.0
-"""How long a shutdown waits for requests that are under way, in seconds."""
+SHUTDOWN_TIMEOUT = 1.0
+"""How long a shutdown waits for requests that are under way, in seconds; for those that then do not let
+themselves be cancelled, as long again."""
 
 _STOPPING = web.AppKey("keepalive_stopping", asyncio.Event)
 
@@ -46,7 +47,7 @@ def make_app(settings: Settings, *, demo: bool = False) -> web.Application:
     app[_STOPPING] = asyncio.Event()
     keepalive = setup(
         app,
-        KeepaliveStorage(store, settings.policy(), seal=seal),
+        KeepaliveStorage(store, settings.policy(), seal=seal, secure=settings.secure),
         origins=settings.origin,
         login="/" if demo else None,
     )
@@ -84,7 +85,7 @@ async def _serve(settings: Settings, demo: bool, listen: socket.socket, ready: C
     app = make_app(settings, demo=demo)
     stopping = app[_STOPPING]
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in stop_signals():
         loop.add_signal_handler(number, stopping.set)
     runner = web.AppRunner(app, access_log=None, keepalive_timeout=SILENCE, shutdown_timeout=SHUTDOWN_TIMEOUT)
     try:

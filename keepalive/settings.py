@@ -19,10 +19,11 @@ from .errors import SettingError
 from .policy import Mode, Policy
 
 _PREFIX = "KEEPALIVE_"
-_NO_SETTINGS = ("KEEPALIVE_CONFIG", "KEEPALIVE_SECRET")
+_NO_SETTINGS = ["KEEPALIVE_CONFIG", "KEEPALIVE_SECRET"]
 _SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)", re.ASCII)
 _OFF = ("none", "off")
+_SWITCH = {"on": True, "off": False, "automatic": None}
 # What may be shown of a store's URL: what stands before an @ may hold a password, and so may a
 # query. Where an @ stands elsewhere it cannot be told what it belongs to, and nothing is shown.
 _STORE = re.compile(r"([^:/]+://)(?:[^/?#@]*@)?([^?#@]*)(?:[?#][^@]*)?")
@@ -87,6 +88,14 @@ def _seconds_or_off(value: Any) -> float | None:
     return None if value in _OFF else _seconds(value)
 
 
+def _switch(value: Any) -> bool | None:
+    if isinstance(value, bool):
+        return value
+    if not isinstance(value, str) or value not in _SWITCH:
+        raise ValueError
+    return _SWITCH[value]
+
+
 def _texts(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         return tuple(re.split(r"[,\s]+", value.strip(", \t\n")))
@@ -109,8 +118,9 @@ def _whole(least: int, most: int) -> Kind:
 _TEXT = Kind("text", "a text", _text)
 _TEXTS = Kind("list", "a text or a list of texts", _texts)
 _PATH = Kind("path", "the path of a file", lambda value: Path(_text(value)))
+_ON_OR_OFF = Kind("switch", "on, off or automatic", _switch)
 _MODE = Kind("name", "one of " + ", ".join(Mode), Mode)
-_SPAN = Kind("duration", "a duration such as 90, 90s, 1.5s, 20m, 8h or 1d", _seconds)
+_SPAN = Kind("duration", "a duration such as 90 (seconds), 1.5s, 20m, 8h or 1d", _seconds)
 _SPAN_OR_OFF = Kind("duration", "a duration such as 8h or 1d, or none", _seconds_or_off)
 
 
@@ -187,6 +197,13 @@ class Settings:
         "Another origin whose pages may connect, such as `https://app.example.com`; may be repeated.",
         "The server's own origin is always allowed, and no other is trusted unasked.",
         default=(),
+    )
+    secure: bool | None = _setting(
+        _ON_OR_OFF,
+        "automatic",
+        "Whether browsers reach the server by https: `on` behind a proxy that ends TLS. The cookie is then "
+        "`__Host-` and `Secure`, and the server's own origin is https.",
+        "A proxy's word for it could be anybody's, and on plain http browsers would drop such a cookie.",
     )
     secret_file: Path | None = _setting(
         _PATH,
@@ -275,7 +292,9 @@ def _from_file(path: Path) -> dict[str, Any]:
         raise SettingError(f"{path} is not TOML", str(error)) from None
     for name in table:
         if name not in SETTINGS:
-            near = get_close_matches(name, SETTINGS, 1)
+            near = [each for each in SETTINGS if each.startswith(name)] or get_close_matches(
+                name, SETTINGS, 1
+            )
             hint = f"did you mean {near[0]}" if near else f"the settings are {', '.join(SETTINGS)}"
             raise SettingError(f"{name} in {path} is no setting", hint)
     return {name: _read(SETTINGS[name], value, f"{name} in {path}") for name, value in table.items()}
@@ -290,10 +309,10 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
                 told[setting.name] = _read(setting, text, variable)
         elif variable.startswith(_PREFIX) and variable not in _NO_SETTINGS:
             # Others use the prefix too (Kubernetes does, for a service of this name), so only what
-            # is nearly one of ours is taken for a slip.
-            name = variable.removeprefix(_PREFIX).lower()
-            if near := get_close_matches(name, SETTINGS, 1, cutoff=0.8):
-                raise SettingError(f"{variable} is no setting", f"did you mean {SETTINGS[near[0]].variable}")
+            # is nearly one of ours is taken for a slip; of four letters, two may be swapped.
+            known = {name.removeprefix(_PREFIX): name for name in [*ours, *_NO_SETTINGS]}
+            if near := get_close_matches(variable.removeprefix(_PREFIX), known, 1, cutoff=0.75):
+                raise SettingError(f"{variable} is no setting", f"did you mean {known[near[0]]}")
     return told
 
 

@@ -72,6 +72,16 @@ def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
     return taken
 
 
+def stop_signals() -> list[signal.Signals]:
+    """What a server stops on: SIGTERM, and SIGINT unless that is ignored.
+
+    It is where Ctrl-C is meant for others: in a background job of a shell, and in a worker, whose
+    parent passes it on.
+    """
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    return [signal.SIGTERM] if ignored else [signal.SIGTERM, signal.SIGINT]
+
+
 def supervise(
     work: Work,
     count: int,
@@ -90,7 +100,7 @@ def supervise(
 
     Returns:
         The exit code: 0 after a clean stop; that of a worker which could not start, which has
-        then told why; 1 if one had to be killed.
+        then told why; 1 if one died before all of them served, or had to be killed.
 
     Raises:
         SettingError, KeepaliveError: as `bind`.
@@ -119,7 +129,7 @@ class _Supervisor:
 
     async def run(self, ready: Callable[[], None]) -> int:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in stop_signals():
             loop.add_signal_handler(number, self._leave, 0)
         keepers = []
         for up in self._up:
@@ -162,6 +172,11 @@ class _Supervisor:
             if self._stop.is_set():
                 break
             if not self._serving:
+                if code <= 0:  # a worker that finds that it cannot start says why, and with which code
+                    self._say(
+                        f"worker {worker.process.pid} died with exit code {code} before it served:"
+                        " look into the system's log for what ended it"
+                    )
                 self._leave(code if code > 0 else 1)
                 break
             if clock() - born >= _LONG_LIVED:
@@ -179,9 +194,13 @@ class _Worker:
     def __init__(self, target: Callable[[Connection], None], up: asyncio.Event) -> None:
         context = get_context("spawn")  # a fork would take the parent's loop and handlers along
         self._ear, mouth = context.Pipe(duplex=False)
+        # Ctrl-C reaches every process of a terminal; the parent passes it on as SIGTERM. Ignored from
+        # before its birth, for a process that is still importing would answer with a traceback.
+        heed = signal.signal(signal.SIGINT, signal.SIG_IGN)
         with mouth:
             self.process = context.Process(target=target, args=(mouth,))
             self.process.start()
+        signal.signal(signal.SIGINT, heed)
         self._up = up
         self._loop = asyncio.get_running_loop()
         self.exit: asyncio.Future[int] = self._loop.create_future()
@@ -204,8 +223,6 @@ class _Worker:
 
 def _work(work: Work, host: str, port: int, mouth: Connection) -> None:
     """The life of a worker, in its own process."""
-    # Ctrl-C reaches every process of a terminal; the parent passes it on as SIGTERM.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     Thread(target=_leave_with_parent, daemon=True).start()
     with bind(host, port, shared=True) as listener:
         sys.exit(work(listener, partial(mouth.send_bytes, b"serving")))

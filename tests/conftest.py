@@ -1,8 +1,9 @@
 """Servers on free ports, pages that are cut off after the test, and a Redis of our own."""
 
+import asyncio
 import json
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from http.cookies import SimpleCookie
 from pathlib import Path
@@ -12,6 +13,7 @@ from time import monotonic, sleep
 from typing import Any, NamedTuple, Protocol
 
 import pytest
+import uvloop
 from aiohttp import ClientSession, CookieJar, web
 from multidict import CIMultiDictProxy
 from yarl import URL
@@ -21,6 +23,14 @@ from keepalive.clock import ManualClock
 from .raw import DEADLINE, Headers, RawPage, Served, handshake, serving
 
 REDIS = "/usr/bin/redis-server"
+LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+def pytest_asyncio_loop_factories(
+    item: pytest.Item,
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Every test runs on asyncio's own event loop; one that is marked `both_loops`, also on uvloop's."""
+    return LOOPS if item.get_closest_marker("both_loops") else {"asyncio": asyncio.new_event_loop}
 
 
 class Serve(Protocol):

@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import HTTPError
@@ -16,6 +16,8 @@ import pytest
 
 from keepalive import __main__, __version__, cli
 from keepalive.settings import SETTINGS
+
+from .test_workers import IN_THE_BACKGROUND
 
 ROOT = Path(__file__).parent.parent
 DEADLINE = 30.0
@@ -39,9 +41,9 @@ def _nothing_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @contextmanager
-def started(start: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def started(start: str, *arguments: str, before: Sequence[str] = ()) -> Iterator[subprocess.Popen[str]]:
     """A server that begins to serve on a free port, with its sessions in the test's folder."""
-    command = [*STARTS[start], "--port", "0", "--store", "sqlite:///sessions.db", *arguments]
+    command = [*before, *STARTS[start], "--port", "0", "--store", "sqlite:///sessions.db", *arguments]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
         try:
@@ -91,6 +93,18 @@ def test_serves_until_a_signal(start: str, workers: str, number: signal.Signals)
         assert "Traceback" not in err
 
 
+def test_ctrl_c_is_not_for_a_background_job() -> None:
+    with started("python run.py", before=IN_THE_BACKGROUND) as server:
+        assert server.stdout
+        announced = ANNOUNCED.fullmatch(server.stdout.readline())
+        assert announced
+        server.send_signal(signal.SIGINT)
+        for _ in range(2):
+            assert answer(f"{announced[1]}/readyz") == 200
+        server.terminate()
+        assert server.wait(DEADLINE) == 0
+
+
 def test_only_run_py_has_the_demo() -> None:
     status = {}
     for start in STARTS:
@@ -113,7 +127,7 @@ def test_unwise_settings_are_noted() -> None:
     ("arguments", "line"),
     [
         (["--port", "x"], "--port is 'x': give it a whole number from 0 to 65535"),
-        (["--idle-timeout", "1w"], "--idle-timeout is '1w': give it a duration such as"),
+        (["--idle-timeout", "1w"], "--idle-timeout is '1w': give it a duration such as 90 (seconds)"),
         (["--idle-timeout", "10"], "idle_timeout (10 s) is shorter than three times ping_interval"),
         (["--mode", "eternal"], "--mode is 'eternal': give it one of presence, activity, observe"),
         (["--prot", "1"], "No such option"),
@@ -150,7 +164,11 @@ def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str], workers: str) 
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize(
     ("store", "code", "line"),
-    [("sqlite:///no-database", 1, r"\S*no-database .+"), ("mysql://", 2, "no store goes by .+")],
+    [
+        ("sqlite:///no-database", 1, r"\S*no-database .+"),
+        ("sqlite:///no-database/sessions.db", 1, r"\S*no-database/\S+ cannot be made .+: name a store .+"),
+        ("mysql://", 2, "no store goes by .+"),
+    ],
 )
 def test_a_store_that_cannot_be_opened(
     tmp_path: Path, workers: str, store: str, code: int, line: str

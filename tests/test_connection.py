@@ -9,12 +9,15 @@ import pytest
 from aiohttp import web
 
 from keepalive.clock import ManualClock
-from keepalive.connection import CLOSING_AFTER, UNFINISHED_AFTER, Connection, Connections
+from keepalive.connection import CLOSING_AFTER, FAREWELL, UNFINISHED_AFTER, Connection, Connections
+from keepalive.frames import MAX_FRAGMENTS
 from keepalive.messages import MAX_MESSAGE, SUBPROTOCOL, Ping
 from keepalive.upgrade import Upgrade
 
 from .conftest import Connect, Serve
 from .raw import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, RawPage, frame, ping, until
+
+pytestmark = pytest.mark.both_loops
 
 MARKER = "marker-of-a-payload"
 MARKED = MARKER.encode()
@@ -106,6 +109,11 @@ def _json(**fields: object) -> bytes:
     return frame(json.dumps(_SOUND | fields).encode())
 
 
+def _fragments(each: bytes) -> bytes:
+    """The beginning of a message in one fragment more than there may be."""
+    return frame(each, final=False) + frame(each, CONTINUATION, final=False) * MAX_FRAGMENTS
+
+
 @pytest.mark.parametrize(
     ("sent", "code"),
     [
@@ -127,6 +135,8 @@ def _json(**fields: object) -> bytes:
         pytest.param(
             frame(b"x" * 4000, final=False) + frame(b"x" * 97, CONTINUATION), 1009, id="too long in parts"
         ),
+        pytest.param(_fragments(b"x"), 1009, id="too many fragments"),
+        pytest.param(_fragments(b""), 1009, id="too many fragments, empty"),
         pytest.param(frame(b"\xff" + MARKED), 1007, id="not UTF-8"),
         pytest.param(frame(b"\xed\xa0\x80"), 1007, id="a surrogate"),
         pytest.param(frame(b"\xc3", final=False) + frame(b"\x28", CONTINUATION), 1007, id="UTF-8 across"),
@@ -356,6 +366,25 @@ async def test_too_fast(room: Room, page: RawPage, caplog: pytest.LogCaptureFixt
     assert await page.close_code() == 4002
     assert 25 <= len(room.pings) <= 30
     assert refusals(caplog) == [4002]
+
+
+@pytest.mark.usefixtures("neighbour")
+async def test_a_flood_after_the_close_is_cut(
+    room: Room, page: RawPage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every frame still costs: who has used up the rate is heard no more, and who then goes on is gone.
+
+    No time passes: the five seconds that a page has to answer the close are none to flood in.
+    """
+    room.by_name["/bad"].close(4504)
+    assert await page.close_code() == 4504
+    page.send(ping(1) * 51)
+    assert await page.end_of_stream() == b""
+    assert len(room.connections.open) == 2
+    page.send(bytes(FAREWELL + 1))
+    await until(lambda: room.closed == [("/bad", 4504)])
+    assert room.pings == []
+    assert refusals(caplog) == []
 
 
 async def test_the_rate_may_be_used_for_ever(room: Room, page: RawPage) -> None:

@@ -92,7 +92,7 @@ def test_absolute_under_idle() -> None:
 
 
 def test_idle_shorter_than_three_pings() -> None:
-    with pytest.raises(SettingError, match=r"raise idle_timeout to 75 or lower ping_interval to 20$"):
+    with pytest.raises(SettingError, match=r"raise idle_timeout to 75 s or lower ping_interval to 20 s$"):
         Policy(idle_timeout=60)
     Policy(idle_timeout=75)
     Policy(idle_timeout=60, ping_interval=20)

@@ -10,7 +10,7 @@ from threading import Barrier
 import pytest
 from cryptography.fernet import Fernet
 
-from keepalive.errors import SettingError
+from keepalive.errors import SettingError, StoreUnavailable
 from keepalive.seal import Seal
 
 OLD, NEW = (Fernet.generate_key().decode() for _ in range(2))
@@ -105,6 +105,16 @@ def test_a_file_that_is_bad_is_left_alone(tmp_path: Path, content: bytes) -> Non
 def test_a_folder_is_no_secret_file(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="cannot be used"):
         Seal.find({}, tmp_path, make=False)
+
+
+def test_a_file_that_cannot_be_made_is_no_mistake_in_the_secret(tmp_path: Path) -> None:
+    """It is the store's folder that cannot be used."""
+    (tmp_path / "file").touch()
+    for path in tmp_path / "file" / "secret", tmp_path / "file" / "folder" / "secret":
+        with pytest.raises(StoreUnavailable) as refused:
+            Seal.find({}, path, make=True)
+        assert str(refused.value).startswith(f"{path} cannot be made (")
+        assert refused.value.solution == "name a store in a folder that can be written to"
 
 
 def test_all_threads_agree_on_one_file(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from http.cookies import SimpleCookie
 from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
@@ -86,22 +87,35 @@ async def user(browser: Browser) -> object:
     return (await browser.get("/whoami", headers=PASSIVE)).json["user"]
 
 
-async def seconds_until_signed_out(browser: Browser) -> float:
-    began = monotonic()
-    async with asyncio.timeout(IDLE + DEADLINE):
+async def check_end(browser: Browser, sent: float, heard: float) -> None:
+    """The user is signed out `IDLE` seconds after the last ping, give or take one.
+
+    Only a question that was put too late, or an answer that came too early, can fail: a machine that
+    is slow to ask or to answer sees nothing wrong.
+
+    Args:
+        sent: when the ping was sent, on the monotonic clock.
+        heard: when its beat came.
+    """
+    async with asyncio.timeout(IDLE + 3 * DEADLINE):
+        asked = monotonic()
         while await user(browser) is not None:
+            assert asked < heard + IDLE + 1
             await asyncio.sleep(0.1)
-    return monotonic() - began
+            asked = monotonic()
+    assert monotonic() > sent + IDLE - 1
 
 
 async def test_heartbeats_keep_a_user_signed_in(start: Start, browse: Browse) -> None:
-    """For longer than the session may idle; and when they stop it ends, no later than promised."""
+    """`GET /keepalive/heartbeat` alone, for much longer than the session may idle, and no longer."""
     ann = await signed_in(browse, (await start()).port)
-    for _ in range(6):
+    for _ in range(15):
         await asyncio.sleep(1)
-        assert (await ann.post("/keepalive/heartbeat")).json["type"] == "beat"
-        assert await user(ann) == "ann"
-    assert await seconds_until_signed_out(ann) == pytest.approx(IDLE, abs=1)
+        sent = monotonic()
+        assert (await ann.get("/keepalive/heartbeat")).json["type"] == "beat"
+        heard = monotonic()
+    assert await user(ann) == "ann"
+    await check_end(ann, sent, heard)
 
 
 async def test_a_page_keeps_its_user_signed_in_through_a_crash(start: Start, browse: Browse) -> None:
@@ -113,8 +127,10 @@ async def test_a_page_keeps_its_user_signed_in_through_a_crash(start: Start, bro
         assert (await page.message())["type"] == "hello"
         for n in range(3):
             await asyncio.sleep(1)
+            sent = monotonic()
             page.send(ping(n))
             assert (await page.message("beat"))["expires_in"] > IDLE - 1
+            heard = monotonic()
             assert await user(ann) == "ann"
         if life == 0:
             server.process.kill()
@@ -123,10 +139,8 @@ async def test_a_page_keeps_its_user_signed_in_through_a_crash(start: Start, bro
             ann.port = server.port
             assert await user(ann) == "ann"
     assert (await page.message("warning"))["why"] == "idle"
-    began = monotonic()
     page.cut()
-    assert await seconds_until_signed_out(ann) < IDLE + 1
-    assert monotonic() - began < IDLE + 1
+    await check_end(ann, sent, heard)
 
 
 async def test_a_stop(start: Start, browse: Browse) -> None:
@@ -149,9 +163,14 @@ async def test_a_stop(start: Start, browse: Browse) -> None:
 
 
 async def test_a_stop_with_a_page_that_does_not_answer(start: Start, browse: Browse) -> None:
+    """And with a request whose body never comes: both together wait no longer than promised."""
     server = await start()
     page = await (await signed_in(browse, server.port)).page()
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(b"POST /login HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n")
+    assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
     code, seconds = await server.stop()
+    writer.transport.abort()
     assert code == 0
     assert seconds < 5
     assert await page.close_code() == 1012
@@ -161,9 +180,8 @@ async def test_who_asks_for_nothing_is_cut(start: Start) -> None:
     """Slowloris: silent, in the middle of a head, or dripping one byte a second."""
     port = (await start()).port
 
-    async def seconds_until_cut(head: bytes, drip: bytes) -> float:
+    async def cut(head: bytes, drip: bytes) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        began = monotonic()
         writer.write(head)
         try:
             while not reader.at_eof():
@@ -175,12 +193,10 @@ async def test_who_asks_for_nothing_is_cut(start: Start) -> None:
             pass
         finally:
             writer.transport.abort()
-        return monotonic() - began
 
     heads = b"", b"GET /keepalive/ws HTTP/1.1\r\nHost: x\r\n", b"GET / HTTP/1.1\r\nX-Long: "
-    async with asyncio.timeout(SILENCE + DEADLINE):
-        took = await asyncio.gather(*(seconds_until_cut(head, b"x" if head else b"") for head in heads))
-    assert max(took) < SILENCE + 2
+    async with asyncio.timeout(2 * SILENCE + DEADLINE):  # for a slow machine; unasked, aiohttp waits an hour
+        await asyncio.gather(*(cut(head, b"x" if head else b"") for head in heads))
 
 
 async def test_readiness(browse: Browse, serve: Serve, tmp_path: Path) -> None:
@@ -194,6 +210,17 @@ async def test_readiness(browse: Browse, serve: Serve, tmp_path: Path) -> None:
     assert (await browser.get("/healthz")).status == 200
     app[_STOPPING].set()
     assert (await browser.get("/readyz")).body == b"stopping\n"
+
+
+@pytest.mark.parametrize(("secure", "name"), [(True, "__Host-keepalive"), (None, "keepalive")])
+async def test_behind_a_proxy_that_ends_tls(
+    browse: Browse, serve: Serve, secure: bool | None, name: str
+) -> None:
+    app = make_app(Settings(store="memory://", secure=secure), demo=True)
+    browser = await browse((await serve(app)).port)
+    answer = await browser.post("/login", data={"name": "ann"})
+    (cookie,) = SimpleCookie(answer.headers["Set-Cookie"]).values()
+    assert (cookie.key, bool(cookie["secure"])) == (name, bool(secure))
 
 
 async def test_metrics_need_their_extra(

@@ -25,6 +25,7 @@ TEXTS = {
     "mode": "activity",
     "touch_every": "0",
     "origin": "https://a.example, https://b.example:8443",
+    "secure": "on",
     "secret_file": "keys.txt",
     "workers": "1",
 }
@@ -39,6 +40,7 @@ SETTLED = Settings(
     mode=Mode.ACTIVITY,
     touch_every=0.0,
     origin=("https://a.example", "https://b.example:8443"),
+    secure=True,
     secret_file=Path("keys.txt"),
     workers=1,
 )
@@ -133,7 +135,7 @@ def test_durations(text: str, seconds: float) -> None:
 )
 def test_what_is_no_duration(text: str) -> None:
     message = refusal({"idle_timeout": text})
-    assert message.startswith(f"--idle-timeout is {text!r}: give it a duration such as 90, 90s")
+    assert message.startswith(f"--idle-timeout is {text!r}: give it a duration such as 90 (seconds), 1.5s")
 
 
 @pytest.mark.parametrize("value", ["true", "-1", "inf", "nan", "[]", "{}", "1979-05-27"])
@@ -147,13 +149,40 @@ def test_off_is_for_the_absolute_timeout_alone() -> None:
     assert "--ping-interval is 'off'" in refusal({"ping_interval": "off"})
 
 
+@pytest.mark.parametrize(
+    ("written", "secure"),
+    [("'on'", True), ("'off'", False), ("'automatic'", None), ("true", True), ("false", False)],
+)
+def test_switches(tmp_path: Path, written: str, secure: bool | None) -> None:
+    assert load({}, {}, str(toml(tmp_path, f"secure = {written}"))).secure is secure
+
+
+def test_an_option_leads_back_to_automatic() -> None:
+    assert told({"secure": "automatic"}, KEEPALIVE_SECURE="on").secure is None
+
+
+@pytest.mark.parametrize("text", ["", "yes", "1", "true", "ON"])
+def test_what_is_no_switch(text: str) -> None:
+    assert refusal({"secure": text}) == f"--secure is {text!r}: give it on, off or automatic"
+
+
 @pytest.mark.parametrize("port", ["-1", "65536", "http", "8080.0", "1_000", "", " 80"])
 def test_what_is_no_port(port: str) -> None:
     assert refusal({"port": port}) == f"--port is {port!r}: give it a whole number from 0 to 65535"
 
 
 @pytest.mark.parametrize(
-    "line", ["port = true", "port = 80.5", "host = 1", "origin = [1]", "origin = ['']", "mode = []"]
+    "line",
+    [
+        "port = true",
+        "port = 80.5",
+        "host = 1",
+        "origin = [1]",
+        "origin = ['']",
+        "mode = []",
+        "secure = 1",
+        "secure = []",
+    ],
 )
 def test_other_wrong_types_in_a_file(tmp_path: Path, line: str) -> None:
     path = toml(tmp_path, line)
@@ -175,13 +204,24 @@ def test_keys_of_cookies_do_not_belong_in_a_file(tmp_path: Path) -> None:
 
 
 def test_a_slip_in_the_environment_is_told_but_strangers_are_let_be() -> None:
-    message = refusal(KEEPALIVE_IDLE_TIMOUT="5m")
-    assert message == "KEEPALIVE_IDLE_TIMOUT is no setting: did you mean KEEPALIVE_IDLE_TIMEOUT"
+    for slip, meant in {
+        "KEEPALIVE_IDLE_TIMOUT": "KEEPALIVE_IDLE_TIMEOUT",
+        "KEEPALIVE_PROT": "KEEPALIVE_PORT",
+        "KEEPALIVE_HOTS": "KEEPALIVE_HOST",
+        "KEEPALIVE_MDOE": "KEEPALIVE_MODE",
+        "KEEPALIVE_ORIGINS": "KEEPALIVE_ORIGIN",
+        "KEEPALIVE_SECRETS": "KEEPALIVE_SECRET",
+        "KEEPALIVE_CONIFG": "KEEPALIVE_CONFIG",
+    }.items():
+        assert refusal(None, None, **{slip: "5"}) == f"{slip} is no setting: did you mean {meant}"
     strangers = {
         "KEEPALIVE_SECRET": "x",
         "KEEPALIVE_SERVICE_HOST": "x",
         "KEEPALIVE_SERVICE_PORT": "x",
         "KEEPALIVE_PORT_80_TCP_ADDR": "x",
+        "KEEPALIVE_TIMEOUT": "x",
+        "KEEPALIVE_VERSION": "x",
+        "KEEPALIVED_ROUTER_ID": "x",
     }
     assert told(None, **strangers) == Settings()
     assert "KEEPALIVE_PORT is 'tcp://x'" in refusal(KEEPALIVE_PORT="tcp://x")

@@ -9,15 +9,13 @@ import gc
 import logging
 import ssl
 from collections import Counter
-from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 from weakref import ref
 
 import pytest
-import uvloop
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from cryptography import x509
@@ -32,7 +30,6 @@ from .raw import ACCEPT, DEADLINE, Headers, RawPage, handshake, serving, until
 SUBPROTOCOL = "keepalive.v1"
 MANY = 200
 _AIOHTTP = "aiohttp.", Upgrade.__module__
-LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
 class Echo(asyncio.Protocol):
@@ -73,24 +70,12 @@ class Site:
         return response
 
 
-def on_both_loops(scenario: Callable[[], Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Makes a test of a scenario: on asyncio's event loop, and on uvloop's."""
-
-    @pytest.mark.parametrize("new_loop", LOOPS.values(), ids=LOOPS)
-    def test(new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
-        with asyncio.Runner(loop_factory=new_loop) as runner:
-            runner.run(scenario())
-
-    test.__doc__ = scenario.__doc__
-    return test
-
-
 async def check_echo(page: RawPage) -> None:
     page.send(b"hello")
     assert await page.read(5) == b"hello"
 
 
-@on_both_loops
+@pytest.mark.both_loops
 async def test_the_answer() -> None:
     """RFC 6455 §4.2.2, and the cookies that were set before."""
     site = Site()
@@ -108,7 +93,7 @@ async def test_the_answer() -> None:
         await until(lambda: site.echoes[0].lost)
 
 
-@on_both_loops
+@pytest.mark.both_loops
 async def test_middlewares_signals_and_the_access_log_run_once() -> None:
     seen = []
 
@@ -138,7 +123,7 @@ async def test_middlewares_signals_and_the_access_log_run_once() -> None:
     assert lines.told == ["GET / HTTP/1.1 101"]
 
 
-@on_both_loops
+@pytest.mark.both_loops
 async def test_what_comes_with_the_handshake_is_heard() -> None:
     """Also when it is more than aiohttp buffers: it must not leave the connection paused."""
 
@@ -157,7 +142,7 @@ async def test_what_comes_with_the_handshake_is_heard() -> None:
         await check_echo(page)
 
 
-@on_both_loops
+@pytest.mark.both_loops
 async def test_byte_by_byte() -> None:
     site = Site()
     async with serving(site.app) as server:
@@ -172,7 +157,7 @@ async def test_byte_by_byte() -> None:
         await writer.wait_closed()
 
 
-@on_both_loops
+@pytest.mark.both_loops
 async def test_aiohttp_lets_go() -> None:
     """No request, handler, task, parser or timer of its own stays with an open connection."""
     site = Site()
@@ -193,14 +178,14 @@ async def test_aiohttp_lets_go() -> None:
         assert [echo for echo in site.echoes if echo.lost] == []
 
 
-@on_both_loops
+@pytest.mark.both_loops
 async def test_a_shutdown_does_not_wait_for_what_was_handed_over() -> None:
     site = Site()
-    async with serving(site.app, shutdown_timeout=60) as server, AsyncExitStack() as stack:
+    async with serving(site.app, shutdown_timeout=100 * DEADLINE) as server, AsyncExitStack() as stack:
         pages = [
             await stack.enter_async_context(RawPage.open(server.port, handshake("/"))) for _ in range(20)
         ]
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(DEADLINE):
             await server.runner.cleanup()
         for page in pages:
             await check_echo(page)
@@ -257,25 +242,20 @@ async def test_a_middleware_fails_after_the_hand_over() -> None:
         await check_echo(page)
 
 
-def test_over_tls(tmp_path: Path) -> None:
+@pytest.mark.both_loops
+async def test_over_tls(tmp_path: Path) -> None:
     ours, theirs = _certified(tmp_path)
-
-    @on_both_loops
-    async def scenario() -> None:
-        site = Site()
-        async with (
-            serving(site.app, tls=ours) as server,
-            RawPage.open(server.port, handshake("/") + b"early", tls=theirs) as page,
-        ):
-            assert page.status == 101
-            assert await page.read(5) == b"early"
-            await until(lambda: server.runner.server and not server.runner.server.connections)
-            await check_echo(page)
-            page.cut()
-            await until(lambda: site.echoes[0].lost)
-
-    for new_loop in LOOPS.values():
-        scenario(new_loop)
+    site = Site()
+    async with (
+        serving(site.app, tls=ours) as server,
+        RawPage.open(server.port, handshake("/") + b"early", tls=theirs) as page,
+    ):
+        assert page.status == 101
+        assert await page.read(5) == b"early"
+        await until(lambda: server.runner.server and not server.runner.server.connections)
+        await check_echo(page)
+        page.cut()
+        await until(lambda: site.echoes[0].lost)
 
 
 @pytest.mark.parametrize(

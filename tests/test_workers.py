@@ -1,12 +1,13 @@
 """Real processes: a supervisor in one, its workers in others, and signals between them."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from keepalive.workers import Work, bind, supervise
 
 ROOT = Path(__file__).parent.parent
 DEADLINE = 30.0
+IN_THE_BACKGROUND = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
+"""Starts a command as a shell starts a job in the background: it ignores Ctrl-C."""
 
 
 def answer(listener: socket.socket, ready: Callable[[], None]) -> int:
@@ -47,11 +50,37 @@ def give_up(listener: socket.socket, ready: Callable[[], None]) -> int:
     return 3
 
 
+def perish(listener: socket.socket, ready: Callable[[], None]) -> int:
+    """A worker that is killed before it serves."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    return 0
+
+
 def think(listener: socket.socket, ready: Callable[[], None]) -> int:
     """A worker that never gets ready."""
     tell(2, "thinking")
     signal.pause()
     return 0
+
+
+def import_slowly() -> None:
+    tell(2, "importing")
+    time.sleep(DEADLINE)
+
+
+class _Importing:
+    """A worker that takes long to import what it works with."""
+
+    __name__ = "importing"
+
+    def __call__(self, listener: socket.socket, ready: Callable[[], None]) -> int:
+        raise AssertionError("it never came so far")
+
+    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
+        return import_slowly, ()
+
+
+importing = _Importing()
 
 
 def parent(work: str, count: str, grace: str, long_lived: str) -> int:
@@ -98,11 +127,17 @@ class Supervisor:
 
 @contextmanager
 def supervisor(
-    work: Work, *, count: int = 2, grace: float = DEADLINE, long_lived: float = DEADLINE
+    work: Work,
+    *,
+    count: int = 2,
+    grace: float = DEADLINE,
+    long_lived: float = DEADLINE,
+    before: Sequence[str] = (),
 ) -> Iterator[Supervisor]:
+    """Start one; `before` is a command that starts the command that follows it."""
     code = "import sys; from tests.test_workers import parent; sys.exit(parent(*sys.argv[1:]))"
     with subprocess.Popen(
-        [sys.executable, "-c", code, work.__name__, str(count), str(grace), str(long_lived)],
+        [*before, sys.executable, "-c", code, work.__name__, str(count), str(grace), str(long_lived)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -194,6 +229,32 @@ def test_what_keeps_workers_from_starting_is_told_once() -> None:
         assert one.process.wait(DEADLINE) == 3
         assert one.process.stdout and one.process.stdout.read() == ""
         assert one.process.stderr and one.process.stderr.read() == "no store\n"
+
+
+def test_a_worker_that_is_killed_before_it_serves_is_told_of() -> None:
+    """It could not tell itself."""
+    with supervisor(perish) as one:
+        assert one.process.wait(DEADLINE) == 1
+        assert re.fullmatch(
+            r"worker \d+ died with exit code -9 before it served: look into .+ log .+", one.line()
+        )
+        assert one.line() == ""
+
+
+def test_ctrl_c_during_the_start_of_a_worker_makes_no_traceback() -> None:
+    with supervisor(importing) as one:
+        assert one.line() == "importing"
+        assert one.interrupt() == 0
+        assert one.line() == ""
+
+
+def test_ctrl_c_is_not_for_a_background_job() -> None:
+    with supervisor(answer, before=IN_THE_BACKGROUND) as one:
+        port = one.port()
+        os.killpg(one.process.pid, signal.SIGINT)
+        seen(port, 2)
+        assert one.stop() == 0
+        assert one.line() == ""
 
 
 def test_a_signal_also_stops_workers_that_are_not_ready() -> None:
