@@ -1,8 +1,10 @@
 """`SqliteStore`: sessions in one SQLite file, shared by the processes of one machine."""
 
+import asyncio
 import json
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +15,7 @@ from ..policy import Policy, Reason
 from ..touchers import Ended, Left, Touch
 from . import Record
 from .lifetime import KEEP_OVER, Lifetime, changes
+from .sqlite_file import read_reason
 from .sqlite_thread import Safety, SqliteThread
 from .watches import Watches
 
@@ -44,10 +47,30 @@ SET last_seen = :now,
 FROM json_each(:lines) AS line
 WHERE sessions.key = substr(:keys, 1 + 32 * line.key, 32)
 """
-# Lifetime.forgettable, for all.
+# A sweep goes through the sessions in slices, by key, and pauses between them: whoever waits for the
+# write lock, in this process or another, must not have to wait for all of it.
+_SLICE = 500
+"""How many sessions a sweep looks at in one transaction; 20 ms even if all of them have expired."""
+_PAUSE = 0.025
+"""For how long, in seconds, a sweep then leaves the file to others."""
+
+_NEXT_SLICE = """
+SELECT count(*), max(key) FROM (SELECT key FROM sessions WHERE key > ? ORDER BY key LIMIT ?)
+"""
+_EMPTY = """
+DELETE FROM contents
+WHERE key IN (SELECT key FROM sessions WHERE key > :after AND key <= :last AND idle_at <= :now)
+"""
+# Lifetime.forgettable, for a slice.
 _FORGET = """
 DELETE FROM sessions
-WHERE coalesce(ended_at, idle_at) <= :long_ago AND (absolute_at IS NULL OR absolute_at <= :now)
+WHERE key > :after AND key <= :last
+    AND coalesce(ended_at, idle_at) <= :long_ago AND (absolute_at IS NULL OR absolute_at <= :now)
+"""
+# Every end has a tombstone that stays as long, so there are as many slices as this needs.
+_FORGET_ENDS = """
+DELETE FROM ends
+WHERE number IN (SELECT number FROM ends ORDER BY number LIMIT :slice) AND ended_at <= :long_ago
 """
 
 Result = TypeVar("Result")
@@ -138,7 +161,14 @@ class SqliteStore:
         return await self._run(work, Safety.FULL)
 
     async def sweep(self) -> int:
-        return await self._run(lambda db: _sweep(db, self._clock.wall()), Safety.NORMAL)
+        forgotten, after = 0, b""
+        while True:
+            gone, last = await self._run(partial(_sweep, now=self._clock.wall(), after=after), Safety.NORMAL)
+            forgotten += gone
+            if last is None:
+                return forgotten
+            after = last
+            await asyncio.sleep(_PAUSE)
 
     def watch(self) -> AsyncIterator[Ended]:
         thread = self._running()
@@ -228,11 +258,19 @@ def _end(db: sqlite3.Connection, now: float, keys: Iterable[bytes], reason: Reas
     return ended
 
 
-def _sweep(db: sqlite3.Connection, now: float) -> int:
-    times = {"now": _micros(now), "long_ago": _micros(now - KEEP_OVER)}
-    db.execute("DELETE FROM contents WHERE key IN (SELECT key FROM sessions WHERE idle_at <= :now)", times)
-    db.execute("DELETE FROM ends WHERE ended_at <= :long_ago", times)
-    return db.execute(_FORGET, times).rowcount
+def _sweep(db: sqlite3.Connection, now: float, after: bytes) -> tuple[int, bytes | None]:
+    """Sweep the slice of keys above `after`: how many records went, and the last key if more follow."""
+    count, last = db.execute(_NEXT_SLICE, (after, _SLICE)).fetchone()
+    values = {
+        "now": _micros(now),
+        "long_ago": _micros(now - KEEP_OVER),
+        "after": after,
+        "last": last,
+        "slice": _SLICE,
+    }
+    db.execute(_EMPTY, values)
+    db.execute(_FORGET_ENDS, values)
+    return db.execute(_FORGET, values).rowcount, last if count == _SLICE else None
 
 
 def _lifetime(times: Sequence[Any]) -> Lifetime:
@@ -244,7 +282,7 @@ def _lifetime(times: Sequence[Any]) -> Lifetime:
         _seconds(idle_at),
         inf if absolute_at is None else _seconds(absolute_at),
         None if ended_at is None else _seconds(ended_at),
-        None if reason is None else Reason(reason),
+        None if reason is None else read_reason(reason),
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import mkstemp
 
 from ..errors import StoreCorrupt, StoreError, StoreUnavailable
+from ..policy import Reason
 
 APPLICATION_ID = 0x6B656570  # "keep"
 VERSION = 1
@@ -45,11 +46,20 @@ PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {VERSION};
 """
 
-# How long to wait, in seconds, for another process that holds a lock: a page's ping must hear soon
-# that it is in vain, a start has time.
-_BUSY_TIMEOUT = 0.25
 _OPEN_TIMEOUT = 5.0
+"""How long, in seconds, a start waits for a lock that another process holds."""
+BUSY_TIMEOUT = 0.002
+"""And how long each look for one takes later on."""
 _RESTORE = "restore a backup, or move the file away to start with no sessions"
+_ACCESS = "let the user that runs this read and write the file and its folder, or name another file"
+_ADVICE = {
+    sqlite3.SQLITE_BUSY: "see which program holds a lock on it, such as a backup or a database shell",
+    sqlite3.SQLITE_FULL: "make room on its disk",
+    sqlite3.SQLITE_IOERR: "check its disk",
+    sqlite3.SQLITE_CANTOPEN: _ACCESS,
+    sqlite3.SQLITE_PERM: _ACCESS,
+    sqlite3.SQLITE_READONLY: _ACCESS,
+}
 
 
 def open_file(path: Path) -> sqlite3.Connection:
@@ -70,17 +80,20 @@ def open_file(path: Path) -> sqlite3.Connection:
         if not path.exists():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             _make(path)
+        elif not path.is_file():
+            raise StoreUnavailable(f"{path} is not a file", "name a file for the sessions, not its folder")
         _check(path)
         db = _connect(path, "mode=rw")
         try:
-            _prepare(db)
+            _prepare(db, path)
         except BaseException:
             db.close()
             raise
         return db
     except OSError as error:
         raise StoreUnavailable(
-            f"{path} cannot be made ({error.strerror})", "name a file in a folder that can be written to"
+            f"{path} cannot be made ({error.strerror})",
+            f"make {path.parent} a folder that the user that runs this may write to, or name another file",
         ) from error
     except sqlite3.Error as error:
         raise as_store_error(error, path) from error
@@ -88,12 +101,21 @@ def open_file(path: Path) -> sqlite3.Connection:
 
 def as_store_error(error: sqlite3.Error, path: Path) -> StoreError:
     """The error of ours that says what SQLite's means for a caller."""
-    if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # Python's own have none
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return StoreCorrupt(f"{path} is not a whole session database ({error})", _RESTORE)
     return StoreUnavailable(
         f"{path} cannot be used now ({error})",
-        "check that it is a writable file, that the disk has room, and that nobody holds a lock on it",
+        _ADVICE.get(code, "check the file, its disk, and what else uses it"),
     )
+
+
+def read_reason(cell: str) -> Reason:
+    """What a `reason` in the file says: a word that this version does not know is still an end."""
+    try:
+        return Reason(cell)
+    except ValueError:
+        return Reason.REVOKED
 
 
 def _connect(path: Path, how: str) -> sqlite3.Connection:
@@ -139,18 +161,31 @@ def _require_ours(db: sqlite3.Connection, path: Path) -> None:
     if application != APPLICATION_ID:
         raise StoreCorrupt(f"{path} is not a session database", "name another file for the sessions")
     (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version > VERSION:
+    if version != VERSION:
         raise StoreCorrupt(
             f"{path} has version {version}, this program knows {VERSION}",
-            "run the newer program, or name another file for the sessions",
+            "run the program that made it, or name another file for the sessions",
         )
 
 
-def _prepare(db: sqlite3.Connection) -> None:
+def _prepare(db: sqlite3.Connection, path: Path) -> None:
     db.execute("PRAGMA secure_delete = ON")  # the data of an ended session is gone, not just unlinked
     db.execute("PRAGMA cache_size = -16384")  # KiB; 100,000 sessions without their data
     db.execute("PRAGMA wal_autocheckpoint = 4000")  # pages; with the default every large batch pays
-    # A file that cannot be written to is found out now.
+    db.execute("PRAGMA journal_size_limit = 33554432")  # bytes; more it may need while a backup reads
+    # A backup restored from VACUUM INTO is no longer in this mode, and readers would block writers.
+    # Of several processes that see to it at once, one succeeds, and the others wait for it below.
+    with suppress(sqlite3.OperationalError):
+        db.execute("PRAGMA journal_mode = WAL")
+    # A file that cannot be written to is found out now. BEGIN IMMEDIATE alone would not tell: on a
+    # read-only file SQLite quietly begins to read.
     db.execute("BEGIN IMMEDIATE")
+    db.execute(f"PRAGMA user_version = {VERSION}")
     db.execute("ROLLBACK")
-    db.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT * 1000:.0f}")
+    (mode,) = db.execute("PRAGMA journal_mode").fetchone()
+    if mode != "wal":
+        raise StoreUnavailable(
+            f"{path} cannot have a write-ahead log",
+            "name a file on a local disk of this machine, which no other program is using",
+        )
+    db.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT * 1000:.0f}")

@@ -1,8 +1,9 @@
 """`SqliteThread`: one thread, one connection, and everything that waits in one transaction."""
 
 import asyncio
+import logging
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from enum import IntEnum
 from pathlib import Path
@@ -10,14 +11,17 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, NamedTuple, TypeVar
 
-from ..errors import StoreError
-from ..policy import Reason
+from ..errors import StoreError, StoreUnavailable
 from ..touchers import Ended
-from .sqlite_file import as_store_error, open_file
+from .sqlite_file import BUSY_TIMEOUT, as_store_error, open_file, read_reason
 from .watches import Watches
+
+log = logging.getLogger(__name__)
 
 _POLL = 0.05
 """How often, in seconds, a thread looks for what other processes ended while someone watches."""
+_LOOKS = round(0.25 / BUSY_TIMEOUT)
+"""How often to look for the write lock: after a quarter second a ping must hear that it is in vain."""
 
 Result = TypeVar("Result")
 
@@ -62,6 +66,7 @@ class SqliteThread:
         self._path = path
         self._watches = watches
         self._seen: int | None = None  # the number of the last end told; None while nobody watches
+        self._troubled = False  # the last group met an error that nobody had foreseen
         self._loop = asyncio.get_running_loop()
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._closed: asyncio.Future[None] = self._loop.create_future()
@@ -79,12 +84,22 @@ class SqliteThread:
 
     async def stop(self) -> None:
         """Finish what was asked for, close the database and end the thread."""
-        self._jobs.put(None)
-        await self._closed
+        if self._thread.is_alive():
+            self._jobs.put(None)
+            await self._closed
         self._thread.join()
 
     def submit(self, work: Callable[[sqlite3.Connection], Result], safety: Safety) -> asyncio.Future[Result]:
-        """Queue a piece of work. To cancel the future does not call it off."""
+        """Queue a piece of work. To cancel the future does not call it off.
+
+        Raises:
+            StoreUnavailable: nobody would ever do it.
+        """
+        if not self._thread.is_alive():
+            raise StoreUnavailable(
+                f"the thread that serves {self._path} does not run in this process",
+                "open the store anew, in each process after it was forked",
+            )
         future: asyncio.Future[Result] = self._loop.create_future()
         self._jobs.put(_Job(future, work, safety))
         return future
@@ -95,28 +110,40 @@ class SqliteThread:
         try:
             db = open_file(self._path)
         except Exception as error:
-            self._loop.call_soon_threadsafe(self._answer, [_Outcome(self._opened, error=error)], [])
+            self._report([_Outcome(self._opened, error=error)])
             return
-        self._loop.call_soon_threadsafe(self._answer, [_Outcome(self._opened)], [])
+        self._report([_Outcome(self._opened)])
         try:
             with closing(db):
                 while self._serve(db):
                     pass
         finally:
-            self._loop.call_soon_threadsafe(self._answer, [_Outcome(self._closed)], [])
+            self._report([_Outcome(self._closed)])
 
     def _serve(self, db: sqlite3.Connection) -> bool:
         """Do all that waits as one group; whether there may be more to come."""
         waiting = self._take()
         jobs = [job for job in waiting if job is not None]
-        self._begin_to_watch(db)  # ahead of all that was submitted after the call of watch()
-        outcomes = [self._read(db, job) for job in jobs if job.safety is Safety.READ]
-        if writes := [job for job in jobs if job.safety is not Safety.READ]:
-            outcomes += self._write(db, writes)
-        ended = self._news(db)
-        if outcomes or ended:
-            self._loop.call_soon_threadsafe(self._answer, outcomes, ended)
-        return len(jobs) == len(waiting)
+        outcomes: list[_Outcome] = []
+        ended: list[Ended] = []
+        try:
+            self._begin_to_watch(db)  # ahead of all that was submitted after the call of watch()
+            outcomes += [self._read(db, job) for job in jobs if job.safety is Safety.READ]
+            if writes := [job for job in jobs if job.safety is not Safety.READ]:
+                outcomes += self._write(db, writes)
+            ended = self._news(db)
+            self._troubled = False
+        except Exception:
+            # A bug may cost this group its answers, but not the thread: all who come later would hang.
+            if not self._troubled:
+                log.exception("the session store met an error that nobody had foreseen, and goes on")
+            self._troubled = True
+            with suppress(sqlite3.Error):
+                db.rollback()
+            # Whoever has an outcome already keeps it: the first one counts.
+            outcomes += [_Outcome(job.future, error=self._unforeseen()) for job in jobs]
+        heard = self._report(outcomes, ended) if outcomes or ended else True
+        return heard and len(jobs) == len(waiting)
 
     def _take(self) -> list[_Job | None]:
         try:
@@ -137,7 +164,7 @@ class SqliteThread:
         try:
             # PRAGMA synchronous is fixed while a transaction runs.
             db.execute(f"PRAGMA synchronous = {max(job.safety for job in jobs):d}")
-            db.execute("BEGIN IMMEDIATE")
+            _begin(db)
         except sqlite3.Error as error:
             return [_Outcome(job.future, error=self._explained(error)) for job in jobs]
         try:
@@ -158,7 +185,16 @@ class SqliteThread:
         return outcomes
 
     def _explained(self, error: Exception) -> Exception:
+        # These two are about the call, not the database: a bug, which must not pass for an outage.
+        if isinstance(error, sqlite3.ProgrammingError | sqlite3.InterfaceError):
+            return error
         return as_store_error(error, self._path) if isinstance(error, sqlite3.Error) else error
+
+    def _unforeseen(self) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"{self._path} could not be used, for a reason that nobody had foreseen",
+            "look for the traceback in the log; if this goes on, restart the program and report the error",
+        )
 
     def _begin_to_watch(self, db: sqlite3.Connection) -> None:
         if not self._watches:
@@ -179,9 +215,17 @@ class SqliteThread:
             return []
         if rows:
             self._seen = rows[-1][0]
-        return [Ended(key, Reason(reason)) for _, key, reason in rows]
+        return [Ended(key, read_reason(reason)) for _, key, reason in rows]
 
-    def _answer(self, outcomes: list[_Outcome], ended: list[Ended]) -> None:
+    def _report(self, outcomes: list[_Outcome], ended: Sequence[Ended] = ()) -> bool:
+        """Hand over to the event loop; false when that is closed and nobody listens any more."""
+        try:
+            self._loop.call_soon_threadsafe(self._answer, outcomes, ended)
+        except RuntimeError:
+            return False
+        return True
+
+    def _answer(self, outcomes: list[_Outcome], ended: Sequence[Ended]) -> None:
         for future, result, error in outcomes:
             if future.done():
                 continue  # the caller was cancelled
@@ -190,3 +234,19 @@ class SqliteThread:
             else:
                 future.set_exception(error)
         self._watches.tell(ended)
+
+
+def _begin(db: sqlite3.Connection) -> None:
+    """Take the write lock.
+
+    Left to itself, SQLite looks for it ever more seldom, at last every 100 ms, and beside busy
+    processes (four that never pause) one group in forty is refused. With many short looks, none is.
+    """
+    for _ in range(_LOOKS - 1):
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+    db.execute("BEGIN IMMEDIATE")

@@ -1,11 +1,15 @@
-"""Another process on the same SQLite file: `python -m tests.stores.child PATH (write | end KEY)`.
+"""Another process on the same SQLite file: `python -m tests.stores.child PATH (write | end KEY | fork)`.
 
 `write` acknowledges on standard output, line by line, what the store has confirmed, until killed.
+`fork` tells what becomes of an open store in a process that was forked from its own.
 """
 
 import asyncio
+import os
 import sys
+import warnings
 
+from keepalive.errors import StoreUnavailable
 from keepalive.policy import Policy, Reason
 from keepalive.stores import open_store
 from keepalive.touchers import Touch, key_of
@@ -45,9 +49,34 @@ async def end(path: str, key: bytes) -> None:
     await store.close()
 
 
+async def fork(path: str) -> None:
+    store = open_store(f"sqlite:///{path}")
+    await store.open()
+    warnings.simplefilter("ignore")  # Python warns of forks beside threads, as it should
+    pid = os.fork()
+    if pid:
+        os.waitpid(pid, 0)
+        await store.close()
+        return
+
+    async def use() -> None:
+        try:
+            await store.peek(key_of("a"))
+        except StoreUnavailable as error:
+            sys.stdout.write(type(error).__name__)
+        await store.close()
+        sys.stdout.write(", closed\n")
+
+    asyncio.run(use())
+    sys.stdout.flush()
+    os._exit(0)
+
+
 if __name__ == "__main__":
     match sys.argv[1:]:
         case [path, "write"]:
             asyncio.run(write(path))
+        case [path, "fork"]:
+            asyncio.run(fork(path))
         case [path, "end", key]:
             asyncio.run(end(path, bytes.fromhex(key)))

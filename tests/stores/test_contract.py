@@ -49,7 +49,7 @@ async def signed_in(
 
 async def at_once(awaitable: Awaitable[T]) -> T:
     """The result of what must not have to wait for anything but this process."""
-    return await asyncio.wait_for(awaitable, 1)
+    return await asyncio.wait_for(awaitable, 10)
 
 
 async def told(watch: AsyncIterator[Ended]) -> list[Ended]:
