@@ -183,7 +183,7 @@ class Keepalive:
     @property
     def connected(self) -> tuple[int, int]:
         """How many sessions have pages here, and how many sockets are open."""
-        return self._heart.sessions, len(self._connections.open)
+        return self._heart.sessions, self._connections.open
 
     async def reachable(self) -> bool:
         """Whether the store answers."""

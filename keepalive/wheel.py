@@ -5,7 +5,8 @@ comes due too early says when it wants to be asked again (Varghese & Lauck, "Has
 Hierarchical Timing Wheels", 1987, the simple scheme).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -39,6 +40,10 @@ class Wheel(Generic[T]):
             self._slots[slot] = [item]
         else:
             items.append(item)
+
+    def __iter__(self) -> Iterator[T]:
+        """All that waits; what was added more than once comes as often."""
+        return chain.from_iterable(self._slots.values())
 
     def turn(self, now: float) -> None:
         """Call all whose time has come, in the order of their times."""

@@ -68,7 +68,7 @@ async def room(serve: Serve, clock: ManualClock) -> AsyncIterator[Room]:
     app.router.add_get("/{name}", room.handle)
     room.port = (await serve(app)).port
     yield room
-    for connection in list(room.connections.open):
+    for connection in room.by_name.values():
         connection.abort()
     await until(lambda: not room.connections.open)
 
@@ -380,7 +380,7 @@ async def test_a_flood_after_the_close_is_cut(
     assert await page.close_code() == 4504
     page.send(ping(1) * 51)
     assert await page.end_of_stream() == b""
-    assert len(room.connections.open) == 2
+    assert room.connections.open == 2
     page.send(bytes(FAREWELL + 1))
     await until(lambda: room.closed == [("/bad", 4504)])
     assert room.pings == []
@@ -453,11 +453,11 @@ async def test_a_listener_that_fails_to_greet(
 
 async def test_draining_waits_for_goodbyes_but_not_for_ever(room: Room, connect: Connect) -> None:
     polite, rude = await connect(room.port, "/polite"), await connect(room.port, "/rude")
-    for connection in list(room.connections.open):
+    for connection in room.by_name.values():
         connection.close(1012)
     assert await polite.leave(1012) == 1012
     polite.cut()
-    await until(lambda: len(room.connections.open) == 1)
+    await until(lambda: room.connections.open == 1)
     began = asyncio.get_running_loop().time()
     await room.connections.drained(0.2)
     assert 0.15 < asyncio.get_running_loop().time() - began < 1

@@ -111,7 +111,7 @@ async def test_middlewares_signals_and_the_access_log_run_once() -> None:
     site = Site(middleware)
     site.app.on_response_prepare.append(prepared)
     async with (
-        serving(site.app, access_log=lines.logger, access_log_format="%r %s") as server,
+        serving(site.app, access_log=lines.logger, access_log_format="%a %r %s") as server,
         RawPage.open(server.port, handshake("/")) as page,
     ):
         assert page.headers["X-Prepared"] == "yes"
@@ -120,7 +120,17 @@ async def test_middlewares_signals_and_the_access_log_run_once() -> None:
         page.cut()
         await until(lambda: site.echoes[0].lost)
     assert seen == ["before", "after 101"]
-    assert lines.told == ["GET / HTTP/1.1 101"]
+    assert lines.told == ["127.0.0.1 GET / HTTP/1.1 101"]
+
+
+async def test_asyncio_keeps_no_addresses() -> None:
+    """They are a fifth of what an idle connection costs."""
+    site = Site()
+    async with serving(site.app) as server, RawPage.open(server.port, handshake("/")) as page:
+        transport = site.echoes[0].transport
+        assert transport is not None
+        assert [transport.get_extra_info(name) for name in ("peername", "sockname", "socket")] == [None] * 3
+        await check_echo(page)
 
 
 @pytest.mark.both_loops

@@ -140,3 +140,12 @@ def test_it_keeps_nothing_of_what_it_has_called(calls: Calls) -> None:
     calls.wheel.turn(1000.0)
     assert len(calls.made) == 1000
     assert not calls.wheel._slots
+
+
+def test_all_that_waits_can_be_listed(calls: Calls) -> None:
+    calls.wheel.add("late", 5.0)
+    calls.wheel.add("soon", 1.0)
+    calls.wheel.add("soon", 1.0)
+    assert sorted(calls.wheel) == ["late", "soon", "soon"]
+    calls.wheel.turn(2.0)
+    assert list(calls.wheel) == ["late"]
