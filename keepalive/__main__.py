@@ -18,7 +18,8 @@ def main(arguments: Sequence[str] | None = None, *, demo: bool = False) -> int:
     try:
         from . import cli  # noqa: PLC0415 - the core installs without what the command line needs
     except ModuleNotFoundError as error:
-        sys.stderr.write(f'keepalive: {error.name} is missing: pip install "session-keepalive[server]"\n')
+        name = (error.name or "").partition(".")[0]
+        sys.stderr.write(f'keepalive: {name} is missing: pip install "session-keepalive[server]"\n')
         return 2
     return cli.main(sys.argv[1:] if arguments is None else arguments, demo=demo)
 

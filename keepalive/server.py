@@ -1,16 +1,17 @@
 """The standalone server: one process, one app, from settings to a clean stop."""
 
 import asyncio
-import logging
 import os
 import resource
 import socket
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 
 from aiohttp import hdrs, web
 
 from . import demo as demo_app
+from . import logs
 from .seal import Seal
 from .session import KeepaliveStorage
 from .settings import Settings
@@ -74,7 +75,7 @@ def run(settings: Settings, *, demo: bool = False, listen: socket.socket, ready:
     Raises:
         KeepaliveError: the server could not start; the message says what to do.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure(sys.stderr)
     _raise_file_limit()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(settings, demo, listen, ready))

@@ -180,11 +180,12 @@ def test_a_store_that_cannot_be_opened(
     assert re.fullmatch(f"keepalive: {line}\n", err)
 
 
-def test_without_its_extra_it_says_what_to_install() -> None:
-    code = "import sys; sys.modules['click'] = None; import run; sys.exit(run.main(['serve']))"
+@pytest.mark.parametrize("module", ["click", "structlog"])
+def test_without_its_extra_it_says_what_to_install(module: str) -> None:
+    code = f"import sys; sys.modules['{module}'] = None; import run; sys.exit(run.main(['serve']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == 'keepalive: click is missing: pip install "session-keepalive[server]"\n'
+    assert done.stderr == f'keepalive: {module} is missing: pip install "session-keepalive[server]"\n'
 
 
 def test_its_version(capsys: pytest.CaptureFixture[str]) -> None:

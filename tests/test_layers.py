@@ -66,7 +66,9 @@ ARROWS: dict[str, set[str]] = {
     "demo": {"assets", "web", "policy"},
     "metrics": {"web", "policy"},
     "settings": {"keepalive", "policy", "errors"},
+    "logs": set(),
     "server": {
+        "logs",
         "keepalive",
         "settings",
         "demo",
@@ -90,6 +92,7 @@ RESERVED = {
     "aiohttp": r"upgrade|assets|web|session|server|demo|client|touchers\.aiohttp_session",
     "aiohttp_session": r"session|web|demo|touchers\.aiohttp_session",
     "redis": r".*redis.*",
+    "structlog": r"logs",
     "time": r"clock",
 }
 
