@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test check bench format lock clean node-test
+.PHONY: help run test check proof fuzz bench format lock clean node-test
 
 PIP = -m pip install --quiet --disable-pip-version-check
 # What touches no socket, no file and no loop has tests that reach every branch.
@@ -10,6 +10,8 @@ PURE = errors clock policy messages frames
 COVERED = $(PURE:%=--cov=keepalive.%) --cov-branch --cov-fail-under=100 --cov-report=term-missing:skip-covered
 UV = .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
   --no-header --no-emit-index-url --no-emit-find-links pyproject.toml
+
+FUZZ_SECONDS ?= 60
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -20,7 +22,7 @@ run: .venv/run.stamp ## Serve the demo; options in ARGS="--port 8081 …"
 test: .venv/test.stamp node-test ## Run every test, also on the other Pythons at hand and the oldest releases
 	scripts/install-test-tools
 	.venv/bin/python -m pytest -n auto $(COVERED) $(PURE:%=tests/test_%.py)
-	.venv/bin/python -m pytest -n auto $(PURE:%=--ignore=tests/test_%.py)
+	.venv/bin/python -m pytest -n auto -m "not slow" $(PURE:%=--ignore=tests/test_%.py)
 	scripts/test-others
 
 check: .venv/test.stamp node-test ## Check style and types, and run the tests of the browser modules
@@ -30,8 +32,14 @@ check: .venv/test.stamp node-test ## Check style and types, and run the tests of
 	.venv/bin/shellcheck .ci/run scripts/*
 	npm --prefix web run --silent check
 
-bench: .venv/test.stamp ## Measure the engine beside stock aiohttp, for docs/engine.md; QUICK=1 is quick
-	.venv/bin/python -m bench.engine
+proof: .venv/test.stamp ## Run the tests that take long: Autobahn's large messages
+	.venv/bin/python -m pytest -n auto -m slow
+
+fuzz: .venv/test.stamp .venv/fuzz.stamp ## Fuzz frames and messages for FUZZ_SECONDS=60; what is new joins the corpus
+	.venv/bin/python -m tests.fuzz $(FUZZ_SECONDS)
+
+bench: .venv/test.stamp .venv/bench.stamp ## Measure keepalive beside its rivals, for docs/benchmarks.md; QUICK=1 is quick
+	.venv/bin/python -m bench
 
 format: .venv/test.stamp ## Format the Python code, and mend what ruff can
 	.venv/bin/ruff format .
@@ -41,9 +49,11 @@ lock: .venv-lock/bin/uv ## Resolve requirements/*.txt anew
 	$(UV) --extra server --extra uvloop --output-file requirements/run.txt
 	$(UV) --all-extras --group check --group test --output-file requirements/test.txt
 	$(UV) --all-extras --group test --resolution lowest-direct --output-file requirements/oldest.txt
+	$(UV) --all-extras --group bench --output-file requirements/bench.txt
+	$(UV) --all-extras --group fuzz --output-file requirements/fuzz.txt
 
 clean: ## Remove all that was made, but no sessions
-	rm -rf .venv .venv-* .hypothesis .mypy_cache .pytest_cache .ruff_cache .coverage* build dist web/node_modules
+	rm -rf .venv .venv-* .hypothesis .mypy_cache .pytest_cache .ruff_cache .coverage* build dist web/node_modules bench/rivals/node_modules
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 node-test: web/node_modules/.stamp

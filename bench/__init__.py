@@ -1,1 +1,1 @@
-"""Measurements. They run from a checkout and are no part of the package."""
+"""The benchmarks: what keepalive costs, beside what a user would pick instead. See `__main__`."""

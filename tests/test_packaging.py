@@ -18,7 +18,7 @@ from keepalive import __version__
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 CORE = {"aiohttp", "aiohttp-session", "cryptography", "msgspec"}
-LOCKS = ["run", "test", "oldest"]
+LOCKS = ["run", "test", "oldest", "bench", "fuzz"]
 
 
 @pytest.fixture(scope="module")

@@ -1,25 +1,95 @@
-"""The same job on aiohttp's own `WebSocketResponse`, without compression.
+"""aiohttp's own `WebSocketResponse`, without compression, and aiohttp-session.
 
-Twice: as aiohttp's documentation writes it, with `json()` and `send_json()`, and as fast as its public
-calls allow, with bytes in and out and keepalive's own JSON codec. aiohttp-session loads the session
-from the same store. Both do less than the product does: no rate limit, no warnings, and nobody hears of
-a logout.
+Three times: as aiohttp's documentation writes it, with `json()` and `send_json()`; as fast as its
+public calls allow, with bytes in and out and keepalive's own JSON codec; and bare, without a session
+of any kind, to see what an upgrade alone takes. The session is loaded from keepalive's store.
 """
 
 import json
-from collections.abc import AsyncIterator
-from typing import NamedTuple
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import aiohttp_session
 from aiohttp import WSMsgType, web
 
-from keepalive.clock import SystemClock
-from keepalive.messages import MAX_MESSAGE, SUBPROTOCOL, Beat, Hello, decode, encode
-from keepalive.policy import Policy
+from keepalive.messages import MAX_MESSAGE, SUBPROTOCOL, decode, encode
 from keepalive.session import KeepaliveStorage
 from keepalive.stores import open_store
 
+from . import app
+from .job import Job, Session
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
 _dumps = json.JSONEncoder(separators=(",", ":")).encode
+
+
+async def documented(listen: socket.socket, job: Job) -> None:
+    """Answers pings with the calls of aiohttp's documentation."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        session = await _load(request, job)
+        response = _socket()
+        await _greet(request, response, session)
+        async for message in response:
+            if message.type is WSMsgType.TEXT:
+                ping = message.json()
+                if ping["type"] == "ping":
+                    await response.send_json(session.beat_items(ping["n"]), dumps=_dumps)
+        return response
+
+    await _run(listen, job, handler)
+
+
+async def tuned(listen: socket.socket, job: Job) -> None:
+    """Answers pings with the fastest calls that there are."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        session = await _load(request, job)
+        response = _socket(decode_text=False)
+        await _greet(request, response, session)
+        async for message in response:
+            if message.type is WSMsgType.TEXT and (ping := decode(message.data)) is not None:
+                await response.send_frame(encode(session.beat(ping.n)), WSMsgType.TEXT)
+        return response
+
+    await _run(listen, job, handler)
+
+
+async def bare(listen: socket.socket, job: Job) -> None:
+    """Says hello to whoever connects."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = _socket()
+        await _greet(request, response, Session(job))
+        async for _ in response:
+            pass
+        return response
+
+    application = web.Application()
+    application.router.add_get("/keepalive/ws", handler)
+    await app.run(application, listen)
+
+
+async def _run(listen: socket.socket, job: Job, handler: Handler) -> None:
+    store = open_store(f"sqlite:///{job.folder / 'sessions.db'}")
+
+    async def run_store(application: web.Application) -> AsyncIterator[None]:
+        await store.open()
+        yield
+        await store.close()
+
+    application = web.Application()
+    application.cleanup_ctx.append(run_store)
+    aiohttp_session.setup(application, KeepaliveStorage(store, job.policy))
+    application.router.add_get("/keepalive/ws", handler)
+    await app.run(application, listen)
+
+
+async def _load(request: web.Request, job: Job) -> Session:
+    if (await aiohttp_session.get_session(request)).new:
+        raise web.HTTPUnauthorized
+    return Session(job)
 
 
 def _socket(*, decode_text: bool = True) -> web.WebSocketResponse:
@@ -28,81 +98,6 @@ def _socket(*, decode_text: bool = True) -> web.WebSocketResponse:
     )
 
 
-class _Page(NamedTuple):
-    """An open page: its socket, and the session that it keeps alive."""
-
-    socket: web.WebSocketResponse
-    session_id: str
-    ends_at: float
-
-
-class _Sessions:
-    """The deadlines of all sessions with open pages, in memory."""
-
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
-        self._clock = SystemClock()
-        self._idle_at: dict[str, float] = {}
-
-    async def documented(self, request: web.Request) -> web.StreamResponse:
-        """Answer pings with the calls of aiohttp's documentation."""
-        page = await self._open(request, _socket())
-        async for message in page.socket:
-            if message.type is WSMsgType.TEXT:
-                ping = message.json()
-                if ping["type"] == "ping":
-                    expires_in, ends_in = self._touch(page)
-                    beat = {"type": "beat", "n": ping["n"], "expires_in": expires_in, "ends_in": ends_in}
-                    await page.socket.send_json(beat, dumps=_dumps)
-        return page.socket
-
-    async def tuned(self, request: web.Request) -> web.StreamResponse:
-        """Answer pings with the fastest calls that there are."""
-        page = await self._open(request, _socket(decode_text=False))
-        async for message in page.socket:
-            if message.type is WSMsgType.TEXT and (ping := decode(message.data)) is not None:
-                expires_in, ends_in = self._touch(page)
-                await page.socket.send_frame(encode(Beat(ping.n, expires_in, ends_in)), WSMsgType.TEXT)
-        return page.socket
-
-    async def _open(self, request: web.Request, socket: web.WebSocketResponse) -> _Page:
-        policy = self._policy
-        session = await aiohttp_session.get_session(request)
-        if session.new:
-            raise web.HTTPUnauthorized
-        await socket.prepare(request)
-        page = _Page(socket, str(session.identity), session.created + (policy.absolute_timeout or 0.0))
-        expires_in, ends_in = self._touch(page)
-        hello = Hello(
-            interval=policy.ping_interval,
-            idle_timeout=policy.idle_timeout,
-            expires_in=expires_in,
-            ends_in=ends_in,
-            warn_before=policy.warn_before,
-            mode=policy.mode,
-            spread=3.0,
-        )
-        await socket.send_str(encode(hello).decode())
-        return page
-
-    def _touch(self, page: _Page) -> tuple[float, float]:
-        """Move the idle deadline; what remains until it and until the absolute one, in seconds."""
-        self._idle_at[page.session_id] = self._clock.monotonic() + self._policy.idle_timeout
-        return self._policy.idle_timeout, round(page.ends_at - self._clock.wall(), 3)
-
-
-def make_app(store_url: str, policy: Policy, *, tuned: bool = False) -> web.Application:
-    """An application whose `/keepalive/ws` answers pings with beats."""
-    store = open_store(store_url)
-    sessions = _Sessions(policy)
-
-    async def run_store(app: web.Application) -> AsyncIterator[None]:
-        await store.open()
-        yield
-        await store.close()
-
-    app = web.Application()
-    app.cleanup_ctx.append(run_store)
-    aiohttp_session.setup(app, KeepaliveStorage(store, policy))
-    app.router.add_get("/keepalive/ws", sessions.tuned if tuned else sessions.documented)
-    return app
+async def _greet(request: web.Request, response: web.WebSocketResponse, session: Session) -> None:
+    await response.prepare(request)
+    await response.send_str(encode(session.hello()).decode())

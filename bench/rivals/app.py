@@ -1,0 +1,16 @@
+"""Serves an aiohttp application, for the rivals that are one."""
+
+import asyncio
+import socket
+
+from aiohttp import web
+
+from keepalive.server import BACKLOG
+
+
+async def run(app: web.Application, listen: socket.socket) -> None:
+    """Serve until the task is cancelled."""
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.SockSite(runner, listen, backlog=BACKLOG).start()
+    await asyncio.Event().wait()
