@@ -20,6 +20,8 @@ from .policy import Mode, Policy
 
 _PREFIX = "KEEPALIVE_"
 _NO_SETTINGS = ["KEEPALIVE_CONFIG", "KEEPALIVE_SECRET"]
+_SERVICE_LINKS = ("tcp://", "udp://")
+"""What Kubernetes puts into KEEPALIVE_PORT, for a service named keepalive, begins so."""
 _SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)", re.ASCII)
 _OFF = ("none", "off")
@@ -305,11 +307,11 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     told = {}
     for variable, text in environ.items():
         if setting := ours.get(variable):
-            if text:
+            if text and not text.startswith(_SERVICE_LINKS):
                 told[setting.name] = _read(setting, text, variable)
         elif variable.startswith(_PREFIX) and variable not in _NO_SETTINGS:
-            # Others use the prefix too (Kubernetes does, for a service of this name), so only what
-            # is nearly one of ours is taken for a slip; of four letters, two may be swapped.
+            # Others use the prefix too, so only what is nearly one of ours is taken for a slip; of
+            # four letters, two may be swapped.
             known = {name.removeprefix(_PREFIX): name for name in [*ours, *_NO_SETTINGS]}
             if near := get_close_matches(variable.removeprefix(_PREFIX), known, 1, cutoff=0.75):
                 raise SettingError(f"{variable} is no setting", f"did you mean {known[near[0]]}")

@@ -114,7 +114,8 @@ class Keepalive:
     async def end(self, session: web.Request | bytes, reason: Reason = Reason.LOGOUT) -> bool:
         """End a session, everywhere and for ever; its pages hear of it at once.
 
-        Where it is that of a request, the response takes back the cookie.
+        Where it was that of a request, the response takes back the cookie, if it is a
+        `web.Response`: aiohttp-session saves nothing with others.
 
         Returns:
             Whether it was alive.
@@ -122,10 +123,13 @@ class Keepalive:
         Raises:
             StoreError: the end could not be stored, so it has not happened.
         """
+        presented = None
+        if isinstance(session, web.Request) and aiohttp_session.STORAGE_KEY in session:
+            presented = await aiohttp_session.get_session(session)
         key = await self._key(session)
         was_alive = key is not None and await self._door.toucher.end(key, reason)
-        if isinstance(session, web.Request):
-            (await aiohttp_session.get_session(session)).invalidate()
+        if was_alive and presented is not None and not presented.new:
+            presented.invalidate()  # and nothing else: a cookie by now may be that of the next login
         return was_alive
 
     async def end_user(
@@ -270,7 +274,7 @@ class Keepalive:
         if not allowed or (not origins and site not in _SAME_SITE):
             raise web.HTTPForbidden(
                 text="This page's origin is not allowed to use the session.\n"
-                "The server's setting `origin` lists those that are.\n"
+                "The server's setting `origin`, or `origins` of setup(), lists those that are.\n"
             )
 
     # The life of a server.
@@ -346,7 +350,8 @@ def setup(
             `KeepaliveStorage` has its own.
         prefix: under which path the routes are mounted.
         secure: whether browsers reach the app by https; by default what aiohttp makes of the
-            request. Behind a proxy that ends TLS, say `True`. A storage has its own.
+            request. Behind a proxy that ends TLS, say `True`: then only pages of https are the
+            app's own, and for http://localhost `origins` must say so. A storage has its own.
         origins: which other origins may connect, such as `https://app.example`; the app's own may.
         login: where a page whose session is over can sign in again.
         user_key: the item of a session that says whose it is.

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection
 from threading import Thread
 
@@ -165,27 +165,32 @@ class _Supervisor:
         pause, longest = _PAUSES
         while not self._stop.is_set():
             born = clock()
-            worker = _Worker(self._target, up)
-            self._workers.add(worker)
-            code = await worker.exit
-            self._workers.remove(worker)
+            what, code = await self._work(up)
             if self._stop.is_set():
                 break
             if not self._serving:
                 if code <= 0:  # a worker that finds that it cannot start says why, and with which code
-                    self._say(
-                        f"worker {worker.process.pid} died with exit code {code} before it served:"
-                        " look into the system's log for what ended it"
-                    )
+                    self._say(f"{what} before it served: look into the system's log and limits for why")
                 self._leave(code if code > 0 else 1)
                 break
             if clock() - born >= _LONG_LIVED:
                 wait, pause = 0.0, _PAUSES[0]
             else:
                 wait, pause = pause, min(2 * pause, longest)
-            self._say(f"worker {worker.process.pid} died with exit code {code}; another starts in {wait:g} s")
+            self._say(f"{what}; another starts in {wait:g} s")
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), wait)
+
+    async def _work(self, up: asyncio.Event) -> tuple[str, int]:
+        """The life of one worker: how it ended, and with which exit code."""
+        try:
+            worker = _Worker(self._target, up)
+        except OSError as error:
+            return f"a worker could not be started ({error.strerror})", 0
+        self._workers.add(worker)
+        code = await worker.exit
+        self._workers.remove(worker)
+        return f"worker {worker.process.pid} died with exit code {code}", code
 
 
 class _Worker:
@@ -195,12 +200,21 @@ class _Worker:
         context = get_context("spawn")  # a fork would take the parent's loop and handlers along
         self._ear, mouth = context.Pipe(duplex=False)
         # Ctrl-C reaches every process of a terminal; the parent passes it on as SIGTERM. Ignored from
-        # before its birth, for a process that is still importing would answer with a traceback.
+        # before its birth, for a process that is still importing would answer with a traceback. And
+        # blocked meanwhile, so that one for the parent comes later rather than never.
+        resource_tracker.ensure_running()  # it would unblock it
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         heed = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        with mouth:
-            self.process = context.Process(target=target, args=(mouth,))
-            self.process.start()
-        signal.signal(signal.SIGINT, heed)
+        try:
+            with mouth:
+                self.process = context.Process(target=target, args=(mouth,))
+                self.process.start()
+        except OSError:
+            self._ear.close()
+            raise
+        finally:
+            signal.signal(signal.SIGINT, heed)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         self._up = up
         self._loop = asyncio.get_running_loop()
         self.exit: asyncio.Future[int] = self._loop.create_future()

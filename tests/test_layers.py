@@ -89,7 +89,7 @@ ARROWS: dict[str, set[str]] = {
 
 # Which modules, as a pattern, may import what is not ours.
 RESERVED = {
-    "aiohttp": r"upgrade|assets|web|session|server|demo|client|touchers\.aiohttp_session",
+    "aiohttp": r"logs|upgrade|assets|web|session|server|demo|client|touchers\.aiohttp_session",
     "aiohttp_session": r"session|web|demo|touchers\.aiohttp_session",
     "redis": r".*redis.*",
     "structlog": r"logs",

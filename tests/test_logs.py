@@ -1,13 +1,17 @@
 """The log of the standalone server: readable on a terminal, JSON elsewhere, and never an id in it."""
 
+import asyncio
 import json
 import logging
 from collections.abc import Iterator
 from io import StringIO
 
 import pytest
+from aiohttp import web
 
 from keepalive.logs import configure
+
+from .conftest import Serve
 
 
 class Terminal(StringIO):
@@ -63,3 +67,27 @@ def test_a_traceback_shows_no_variables(stream: StringIO) -> None:
     configure(stream)
     fail()
     assert SECRET not in stream.getvalue()
+
+
+@pytest.mark.parametrize("stream", [StringIO(), Terminal()], ids=["elsewhere", "terminal"])
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\nCookie: keepalive=SECRET%b\r\n\r\n" % bytes(9000).replace(b"\0", b"a"),
+        b"GET / HTTP/1.1\r\nHost: x\r\nCookie: keepalive=SECRET\0\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nCookie : keepalive=SECRET\r\n\r\n",
+        b"GET /?SECRET\1 HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nSECRETZZ\r\n",
+    ],
+    ids=["too long", "a NUL", "no token", "a target", "a body"],
+)
+async def test_a_malformed_request_is_not_quoted(serve: Serve, stream: StringIO, request_: bytes) -> None:
+    """aiohttp's own line would, with a traceback."""
+    configure(stream)
+    reader, writer = await asyncio.open_connection("127.0.0.1", (await serve(web.Application())).port)
+    writer.write(request_)
+    assert b" 400 " in await reader.readline()
+    writer.close()
+    assert "refused a malformed request" in stream.getvalue()
+    assert "SECRET" not in stream.getvalue()
+    assert "Traceback" not in stream.getvalue()

@@ -224,7 +224,9 @@ def test_a_slip_in_the_environment_is_told_but_strangers_are_let_be() -> None:
         "KEEPALIVED_ROUTER_ID": "x",
     }
     assert told(None, **strangers) == Settings()
-    assert "KEEPALIVE_PORT is 'tcp://x'" in refusal(KEEPALIVE_PORT="tcp://x")
+    # Kubernetes has this for a service named keepalive.
+    assert told(None, KEEPALIVE_PORT="tcp://10.0.0.1:80") == Settings()
+    assert "KEEPALIVE_PORT is 'http://x'" in refusal(KEEPALIVE_PORT="http://x")
 
 
 def test_a_file_that_is_none(tmp_path: Path) -> None:

@@ -243,6 +243,56 @@ async def test_a_session_that_is_over(
     assert (await ann.get("/whoami", headers=cookie)).json is None
 
 
+async def test_a_late_end_leaves_the_next_login_alone(serve: Serve, browse: Browse) -> None:
+    arrived, proceed = asyncio.Event(), asyncio.Event()
+
+    async def slow(request: web.Request) -> web.Response:
+        arrived.set()
+        await proceed.wait()
+        return web.json_response(await app[keepalive.KEEPALIVE].end(request))
+
+    app = make_app()
+    app.router.add_post("/slow", slow)
+    ann = await signed_in(browse, (await serve(app)).port, "ann")
+    late = asyncio.create_task(ann.post("/slow"))
+    await arrived.wait()
+    await ann.post("/login?user=bob")
+    proceed.set()
+    answer = await late
+    assert (answer.json, answer.headers.get("Set-Cookie")) == (False, None)
+    assert (await ann.get("/whoami")).json == "bob"
+
+
+async def test_an_end_right_after_a_login_is_that_of_the_session_before(serve: Serve, browse: Browse) -> None:
+    async def switch(request: web.Request) -> web.Response:
+        heart = app[keepalive.KEEPALIVE]
+        await heart.start(request, "bob")
+        return web.json_response(await heart.end(request))
+
+    app = make_app()
+    app.router.add_post("/switch", switch)
+    ann = await signed_in(browse, (await serve(app)).port, "ann")
+    page = await ann.page()
+    assert (await ann.post("/switch")).json is True
+    assert await ended(page) == ("logout", 4503)
+    assert (await ann.get("/whoami")).json == "bob"
+
+
+async def test_an_end_from_an_app_around_it(serve: Serve, browse: Browse) -> None:
+    """Where aiohttp-session's middleware does not run, there is no cookie to take back."""
+
+    async def out(request: web.Request) -> web.Response:
+        return web.json_response(await inner[keepalive.KEEPALIVE].end(request))
+
+    inner, outer = make_app(), web.Application()
+    outer.add_subapp("/inner", inner)
+    outer.router.add_post("/out", out)
+    browser = await browse((await serve(outer)).port)
+    await browser.post("/inner/login?user=ann")
+    assert (await browser.post("/out")).json is True
+    assert (await browser.get("/inner/whoami")).json is None
+
+
 async def test_where_to_sign_in_is_told(serve: Serve, browse: Browse) -> None:
     browser = await browse((await serve(make_app(login="/sign-in"))).port)
     page = await browser.page()

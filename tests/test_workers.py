@@ -1,5 +1,6 @@
 """Real processes: a supervisor in one, its workers in others, and signals between them."""
 
+import errno
 import os
 import re
 import signal
@@ -9,6 +10,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import count
+from multiprocessing import popen_spawn_posix as spawning
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,7 @@ from keepalive.workers import Work, bind, supervise
 
 ROOT = Path(__file__).parent.parent
 DEADLINE = 30.0
+LAUNCH = "_launch"  # what makes the process of a worker, and has no public name
 IN_THE_BACKGROUND = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
 """Starts a command as a shell starts a job in the background: it ignores Ctrl-C."""
 
@@ -83,8 +87,34 @@ class _Importing:
 importing = _Importing()
 
 
-def parent(work: str, count: str, grace: str, long_lived: str) -> int:
+def interrupted(launch: Callable[..., None]) -> Callable[..., None]:
+    """Ctrl-C while the second worker is being started."""
+    births = count()
+
+    def launched(*arguments: object) -> None:
+        if next(births) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        launch(*arguments)
+
+    return launched
+
+
+def refused(launch: Callable[..., None]) -> Callable[..., None]:
+    """No process can be started but the first two."""
+    births = count()
+
+    def launched(*arguments: object) -> None:
+        if next(births) >= 2:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        launch(*arguments)
+
+    return launched
+
+
+def parent(work: str, count: str, grace: str, long_lived: str, births: str) -> int:
     """What runs in the process of the supervisor."""
+    if births:
+        setattr(spawning.Popen, LAUNCH, globals()[births](getattr(spawning.Popen, LAUNCH)))
     workers._GRACE = float(grace)
     workers._LONG_LIVED = float(long_lived)
     return supervise(
@@ -133,11 +163,17 @@ def supervisor(
     grace: float = DEADLINE,
     long_lived: float = DEADLINE,
     before: Sequence[str] = (),
+    births: str = "",
 ) -> Iterator[Supervisor]:
-    """Start one; `before` is a command that starts the command that follows it."""
+    """Start one.
+
+    Args:
+        before: a command that starts the command that follows it.
+        births: the function here that says how its workers are started.
+    """
     code = "import sys; from tests.test_workers import parent; sys.exit(parent(*sys.argv[1:]))"
     with subprocess.Popen(
-        [*before, sys.executable, "-c", code, work.__name__, str(count), str(grace), str(long_lived)],
+        [*before, sys.executable, "-c", code, work.__name__, str(count), str(grace), str(long_lived), births],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -246,6 +282,29 @@ def test_ctrl_c_during_the_start_of_a_worker_makes_no_traceback() -> None:
         assert one.line() == "importing"
         assert one.interrupt() == 0
         assert one.line() == ""
+
+
+def test_ctrl_c_during_the_birth_of_a_worker_is_heard_after_it() -> None:
+    with supervisor(answer, births="interrupted") as one:
+        assert one.process.wait(DEADLINE) == 0
+        assert one.process.stdout and one.process.stdout.read() == ""
+
+
+def test_workers_that_cannot_be_started_are_told_of() -> None:
+    with supervisor(answer, count=3, births="refused") as one:
+        assert one.process.wait(DEADLINE) == 1
+        assert re.fullmatch(r"a worker could not be started \(.+\) before it served: .+", one.line())
+
+
+def test_a_worker_that_cannot_be_replaced_is_tried_again() -> None:
+    with supervisor(answer, births="refused") as one:
+        port = one.port()
+        killed, other = seen(port, 2)
+        os.kill(killed, signal.SIGKILL)
+        assert one.line() == f"worker {killed} died with exit code -9; another starts in 1 s"
+        assert re.fullmatch(r"a worker could not be started \(.+\); another starts in 2 s", one.line())
+        assert ask(port) == other
+        assert one.stop(signal.SIGINT) == 0
 
 
 def test_ctrl_c_is_not_for_a_background_job() -> None:
