@@ -20,7 +20,9 @@ from .web import KEEPALIVE, setup
 from .workers import stop_signals
 
 BACKLOG = 4096
-"""Handshakes that may wait to be accepted: after a restart all pages come back at once."""
+"""Connections that may wait to be accepted: after a restart all pages come back at once."""
+ACCEPT_AT_ONCE = 32
+"""How many of them asyncio takes in one turn of its loop; beats are answered between two turns."""
 SILENCE = 10.0
 """How long a connection may stay without a whole request, in seconds; aiohttp's default is an hour."""
 SHUTDOWN_TIMEOUT = 1.0
@@ -82,6 +84,13 @@ def run(settings: Settings, *, demo: bool = False, listen: socket.socket, ready:
     return 0
 
 
+async def listen_on(runner: web.AppRunner, listen: socket.socket) -> None:
+    """Have an app serve a socket, so that pages which come in crowds do not hold up the others."""
+    # asyncio takes `backlog` for both: how many may wait, and how many it accepts before all else.
+    await web.SockSite(runner, listen, backlog=ACCEPT_AT_ONCE).start()
+    listen.listen(BACKLOG)
+
+
 async def _serve(settings: Settings, demo: bool, listen: socket.socket, ready: Callable[[], None]) -> None:
     app = make_app(settings, demo=demo)
     stopping = app[_STOPPING]
@@ -91,7 +100,7 @@ async def _serve(settings: Settings, demo: bool, listen: socket.socket, ready: C
     runner = web.AppRunner(app, access_log=None, keepalive_timeout=SILENCE, shutdown_timeout=SHUTDOWN_TIMEOUT)
     try:
         await runner.setup()
-        await web.SockSite(runner, listen, backlog=BACKLOG).start()
+        await listen_on(runner, listen)
         ready()
         await stopping.wait()
     finally:

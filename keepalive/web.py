@@ -37,6 +37,9 @@ SWEEP_EVERY = 60.0
 """How often the store forgets what no one can ask for any more, in seconds."""
 GOODBYE = 1.0
 """How long a shutdown waits for the pages to answer the close, in seconds."""
+LET_IN_AT_ONCE = 64
+"""How many handshakes are under way at the same time. When thousands come at once the others wait: the
+pages that are here need the event loop for their beats."""
 BODY_TIMEOUT = 5.0
 """A ping that comes by POST must be whole within this many seconds."""
 _SAME_SITE = {"same-origin", "none"}
@@ -93,6 +96,7 @@ class Keepalive:
         self._login = login
         self._heart = Heart(door.toucher, clock, hooks=hooks, login=login)
         self._connections: Connections[Page] = Connections(self._heart, clock, max_rate=max_rate)
+        self._doorway = asyncio.Semaphore(LET_IN_AT_ONCE)
         self._turning: asyncio.TimerHandle | None = None
         self._housework: asyncio.Task[None] | None = None
 
@@ -206,6 +210,12 @@ class Keepalive:
         """`GET /keepalive/ws`: the page's socket."""
         self.refuse_foreign(request)
         response = Upgrade(request, SUBPROTOCOL)
+        async with self._doorway:
+            if request.transport is not None:  # or the page has not waited for it
+                await self._let_in(request, response)
+        return response
+
+    async def _let_in(self, request: web.Request, response: Upgrade) -> None:
         connection = Connection(self._connections)
         read_at = self._clock.monotonic()
         try:
@@ -217,7 +227,7 @@ class Keepalive:
             reason = _outward(found)
             connection.send(encode(End(reason, self._login)))
             connection.close(CLOSE_CODE[reason], reason)
-            return response
+            return
         connection.page = self._heart.join(found, connection, read_at)
         handed_over = False
         try:
@@ -225,7 +235,6 @@ class Keepalive:
         finally:
             if not handed_over:
                 self._heart.leave(connection.page)
-        return response
 
     async def heartbeat(self, request: web.Request) -> web.StreamResponse:
         """`GET`, `HEAD` or `POST /keepalive/heartbeat`: one ping over HTTP."""

@@ -26,7 +26,7 @@ from keepalive.messages import Ping
 from keepalive.stores import SessionStore
 
 from .conftest import Browse, Browser, Connect, Serve
-from .raw import CLOSE, DEADLINE, RawPage, frame, ping, until
+from .raw import CLOSE, DEADLINE, RawPage, frame, handshake, ping, until
 
 NO_STORE = "no-store"
 TRIES = 3
@@ -196,6 +196,42 @@ async def test_behind_a_proxy_that_ends_tls(
             assert heartbeat.status == (200 if allowed else 403)
         page = await connect(port, headers=head)
         assert page.status == (101 if allowed else 403)
+
+
+async def test_who_does_not_wait_to_be_let_in_costs_the_store_nothing(
+    serve: Serve, browse: Browse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When all come at once some give up, and would else keep those waiting who come after them."""
+    monkeypatch.setattr(keepalive_web, "LET_IN_AT_ONCE", 1)
+    monkeypatch.setattr(keepalive_web, "STORE_TIMEOUT", DEADLINE)
+    store = open_store("memory://")
+    app = make_app(store)
+    served = await serve(app)
+    ann = await signed_in(browse, served.port, "ann")
+    asked, answer, load = [], asyncio.Event(), store.load
+
+    async def slow(key: bytes) -> Any:
+        asked.append(key)
+        await answer.wait()
+        return await load(key)
+
+    monkeypatch.setattr(store, "load", slow)
+    pages = [asyncio.create_task(ann.page())]
+    await until(lambda: asked)
+    doorway = app[keepalive.KEEPALIVE]._doorway
+    pages += [asyncio.create_task(ann.page()) for _ in range(2)]
+    await until(lambda: len(doorway._waiters or ()) == 2)
+    _, writer = await asyncio.open_connection("127.0.0.1", ann.port)
+    writer.write(handshake("/keepalive/ws", {"Host": "x", "Cookie": ann.cookie}))
+    await until(lambda: len(doorway._waiters or ()) == 3)
+    assert served.runner.server
+    here = len(served.runner.server.connections)
+    writer.transport.abort()
+    await until(lambda: served.runner.server and len(served.runner.server.connections) == here - 1)
+    answer.set()
+    for page in pages:
+        assert (await (await page).message())["type"] == "hello"
+    assert len(asked) == 3
 
 
 # Who has no session.

@@ -5,12 +5,12 @@ import socket
 
 from aiohttp import web
 
-from keepalive.server import BACKLOG
+from keepalive.server import listen_on
 
 
 async def run(app: web.Application, listen: socket.socket) -> None:
     """Serve until the task is cancelled."""
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    await web.SockSite(runner, listen, backlog=BACKLOG).start()
+    await listen_on(runner, listen)
     await asyncio.Event().wait()

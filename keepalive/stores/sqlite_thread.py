@@ -66,11 +66,13 @@ class SqliteThread:
         self._path = path
         self._watches = watches
         self._seen: int | None = None  # the number of the last end told; None while nobody watches
+        self._look_at = 0.0  # when to look for ends again, on the loop's clock
         self._troubled = False  # the last group met an error that nobody had foreseen
         self._loop = asyncio.get_running_loop()
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._closed: asyncio.Future[None] = self._loop.create_future()
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._asked: list[_Job] = []  # in this turn of the event loop
+        self._jobs: SimpleQueue[list[_Job] | None] = SimpleQueue()
         self._thread = Thread(target=self._main, name="keepalive-sqlite", daemon=True)
 
     async def start(self) -> None:
@@ -85,6 +87,7 @@ class SqliteThread:
     async def stop(self) -> None:
         """Finish what was asked for, close the database and end the thread."""
         if self._thread.is_alive():
+            self._send()
             self._jobs.put(None)
             await self._closed
         self._thread.join()
@@ -101,8 +104,14 @@ class SqliteThread:
                 "open the store anew, in each process after it was forked",
             )
         future: asyncio.Future[Result] = self._loop.create_future()
-        self._jobs.put(_Job(future, work, safety))
+        if not self._asked:  # once a turn of the loop: to wake the thread takes longer than to read a row
+            self._loop.call_soon(self._send)
+        self._asked.append(_Job(future, work, safety))
         return future
+
+    def _send(self) -> None:
+        asked, self._asked = self._asked, []
+        self._jobs.put(asked)
 
     # All below runs in the thread, but for _answer and _opened's and _closed's setters.
 
@@ -122,8 +131,7 @@ class SqliteThread:
 
     def _serve(self, db: sqlite3.Connection) -> bool:
         """Do all that waits as one group; whether there may be more to come."""
-        waiting = self._take()
-        jobs = [job for job in waiting if job is not None]
+        jobs, more = self._take()
         outcomes: list[_Outcome] = []
         ended: list[Ended] = []
         try:
@@ -131,7 +139,9 @@ class SqliteThread:
             outcomes += [self._read(db, job) for job in jobs if job.safety is Safety.READ]
             if writes := [job for job in jobs if job.safety is not Safety.READ]:
                 outcomes += self._write(db, writes)
-            ended = self._news(db)
+            # Only what is FULL ends sessions here; and of others the thread must hear though it never rests.
+            if any(job.safety is Safety.FULL for job in jobs) or self._loop.time() >= self._look_at:
+                ended = self._news(db)
             self._troubled = False
         except Exception:
             # A bug may cost this group its answers, but not the thread: all who come later would hang.
@@ -143,16 +153,18 @@ class SqliteThread:
             # Whoever has an outcome already keeps it: the first one counts.
             outcomes += [_Outcome(job.future, error=self._unforeseen()) for job in jobs]
         heard = self._report(outcomes, ended) if outcomes or ended else True
-        return heard and len(jobs) == len(waiting)
+        return heard and more
 
-    def _take(self) -> list[_Job | None]:
-        try:
-            jobs = [self._jobs.get(timeout=_POLL if self._watches else None)]
-        except Empty:
-            return []
-        while not self._jobs.empty():
-            jobs.append(self._jobs.get())
-        return jobs
+    def _take(self) -> tuple[list[_Job], bool]:
+        """All that waits, and whether there may be more to come."""
+        jobs: list[_Job] = []
+        with suppress(Empty):
+            asked = self._jobs.get(timeout=_POLL if self._watches else None)
+            while asked is not None:
+                jobs += asked
+                asked = self._jobs.get_nowait()
+            return jobs, False
+        return jobs, True
 
     def _read(self, db: sqlite3.Connection, job: _Job) -> _Outcome:
         try:
@@ -205,6 +217,7 @@ class SqliteThread:
 
     def _news(self, db: sqlite3.Connection) -> list[Ended]:
         """What any process ended since the last look; an error only puts it off to the next."""
+        self._look_at = self._loop.time() + _POLL
         if self._seen is None:
             return []
         try:
