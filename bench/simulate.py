@@ -30,15 +30,15 @@ class Measured(NamedTuple):
 
     process: float = 58e6
     """Bytes of memory of a server without pages."""
-    page: float = 2411
+    page: float = 2252
     """Bytes of memory that a page with its session adds to it, on uvloop."""
     socket: float = 3960
     """Bytes of kernel memory for the server's end of an idle TCP connection."""
-    pings: float = 73_289
+    pings: float = 80_092
     """A second and core, answered from the store's last word."""
-    handshakes: float = 2_537
+    handshakes: float = 2_546
     """A second and core, each with its session loaded."""
-    sqlite: float = 20_260
+    sqlite: float = 17_432
     """Touches a second, of one process."""
     redis: float = 1e6 / 4.4
     """Touches a second and core of Redis; an estimate."""

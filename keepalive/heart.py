@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from math import inf
 from random import uniform
 from typing import Any, NamedTuple
 
@@ -304,17 +305,22 @@ class Heart:
         """Hang a session on the wheel until its next warning or end."""
         if not live.timed:
             live.timed = True
-            self._deadlines.add(live, min(live.next_at, now + LOOK_AGAIN))
+            due_at = live.due_at if live.due_at > now else inf
+            self._deadlines.add(live, min(live.next_at, due_at, now + LOOK_AGAIN))
 
     def _deadline_is_near(self, live: Live, now: float) -> None:
-        """A warning or the end is due, unless the store has a later deadline by now: ask it."""
+        """A warning or the end is due, unless the store has a later deadline by now: ask it.
+
+        Or it is told what the pings have earned, once in `touch_every` and many sessions at a time,
+        lest each ping that comes next waits for it alone.
+        """
         live.timed = False
         if live.over is not None or not live.pages:
             return
-        if now < live.next_at:
-            self._time(live, now)
-        else:
+        if now >= live.next_at or (now >= live.due_at and live.debt > LEAST_DEBT):
             self._enqueue(live)
+        else:
+            self._time(live, now)
 
     def _page_is_silent(self, page: Page, now: float) -> float | None:
         """Ask a page whose ping is overdue; let go of one that does not answer."""

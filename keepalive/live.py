@@ -141,6 +141,11 @@ class Live:
         return self.expires_at if self.warned is self.why else self.warns_at
 
     @property
+    def due_at(self) -> float:
+        """When the store is to be told again what the pings have earned."""
+        return self.confirmed_at + self.policy.touch_every
+
+    @property
     def debt(self) -> float:
         """By how many seconds the pings have earned more than the store knows of."""
         # Comparisons, for every ping comes here: min() and max() take four times as long.

@@ -149,6 +149,32 @@ async def test_the_store_is_asked_by_sessions_and_time_not_by_pings(begin: Begin
     assert {len(page.of(Beat)) for page in pages} == {120}
 
 
+async def test_what_pings_have_earned_goes_to_the_store_by_itself(world: World) -> None:
+    page = await world.page("a")
+    await world.advance(25)
+    page.ping()
+    await world.advance(5 + LATE)
+    (touch,) = world.toucher.touches
+    assert touch.keep == pytest.approx(595, abs=LATE)  # no more than the ping has earned
+    await world.advance(20 - LATE)
+    page.ping()
+    assert len(page.of(Beat)) == 2  # in the same breath
+    assert page.beat.expires_in == pytest.approx(575, abs=LATE)
+    await world.advance(10 + 3 * LATE)
+    assert len(world.toucher.touches) == 2
+    await world.advance(60)  # a page that has crashed earns nothing more
+    assert len(world.toucher.touches) == 2
+    assert await world.idle("a") == pytest.approx(600 - 70, abs=4 * LATE)
+
+
+async def test_sessions_that_are_due_together_share_a_batch(begin: Begin) -> None:
+    world = await begin(POLICY)
+    pages = [await world.page(f"s{index}") for index in range(50)]
+    await world.keep_pinging(25, *pages, every=12.5)
+    await world.advance(5 + LATE)
+    assert [len(batch) for batch in world.toucher.batches] == [50]
+
+
 async def test_tabs_share_one_touch(world: World) -> None:
     pages = [await world.page("a") for _ in range(20)]
     await world.advance(30)
