@@ -302,10 +302,10 @@ class Heart:
         self._ends.pop(key, None)
 
     def _time(self, live: Live, now: float) -> None:
-        """Hang a session on the wheel until its next warning or end."""
+        """Hang a session on the wheel until its next touch, warning or end."""
         if not live.timed:
             live.timed = True
-            due_at = live.due_at if live.due_at > now else inf
+            due_at = live.due_at if live.due_at > now else inf  # past that, the next ping asks by itself
             self._deadlines.add(live, min(live.next_at, due_at, now + LOOK_AGAIN))
 
     def _deadline_is_near(self, live: Live, now: float) -> None:

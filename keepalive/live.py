@@ -15,7 +15,8 @@ from .touchers import Left, Ticket, Touch
 
 NEVER = -inf
 LEAST_DEBT = 0.5
-"""Seconds of earned life that are worth a touch of their own when the last page leaves."""
+"""Seconds of earned life that are worth a touch of their own: when the last page leaves, and once in
+`touch_every`."""
 
 
 class Socket(Protocol):

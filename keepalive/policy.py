@@ -56,8 +56,9 @@ class Policy:
         ping_interval: how often a page pings, in seconds.
         mode: what a ping may do; a `Mode` or its name.
         touch_every: a session is touched in the store at most this often, in seconds, unless a
-            ping moves its deadline by more; 0 touches for every ping. By default a twentieth of
-            `idle_timeout`, at least 5 and at most 60, but never more than an eighth of it.
+            ping moves its deadline by more, or a warning shows that it may withdraw; 0 touches for
+            every ping. By default a twentieth of `idle_timeout`, at least 5 and at most 60, but
+            never more than an eighth of it.
 
     Raises:
         SettingError: a value is out of range, or two contradict each other; says what to change.

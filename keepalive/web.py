@@ -159,7 +159,7 @@ class Keepalive:
             TypeError: JSON cannot hold it.
         """
         key = await self._key(session)
-        return self._heart.push(key or b"", data)
+        return self._heart.push(key or b"", data)  # nobody has that key; the data is checked all the same
 
     def push_user(self, user: str, data: object) -> int:
         """Send `data` to all pages of a user connected here; returns to how many. As `push`."""

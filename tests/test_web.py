@@ -279,10 +279,13 @@ async def test_a_session_that_is_over(
     assert (await ann.get("/whoami", headers=cookie)).json is None
 
 
-async def test_a_late_end_leaves_the_next_login_alone(serve: Serve, browse: Browse) -> None:
+@pytest.mark.parametrize("loaded", [False, True])
+async def test_a_late_end_leaves_the_next_login_alone(serve: Serve, browse: Browse, loaded: bool) -> None:
     arrived, proceed = asyncio.Event(), asyncio.Event()
 
     async def slow(request: web.Request) -> web.Response:
+        if loaded:
+            await get_session(request)
         arrived.set()
         await proceed.wait()
         return web.json_response(await app[keepalive.KEEPALIVE].end(request))
@@ -570,6 +573,27 @@ def break_down(store: SessionStore, how: str) -> Callable[[], None]:
             delattr(store, name)
 
     return heal
+
+
+@pytest.mark.parametrize("error", [StoreCorrupt("the store is damaged"), RuntimeError("a mistake of ours")])
+async def test_a_sweep_that_fails_is_made_again(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    monkeypatch.setattr(keepalive_web, "SWEEP_EVERY", 0.01)
+    store = open_store("memory://")
+    sweeps = []
+
+    async def sweep() -> int:
+        sweeps.append(1)
+        if len(sweeps) == 1:
+            raise error
+        return 0
+
+    monkeypatch.setattr(store, "sweep", sweep)
+    await serve(make_app(store))
+    await until(lambda: len(sweeps) >= 2)
+    assert caplog.text.count("could not be swept") == 1
+    assert ("Traceback" in caplog.text) is isinstance(error, RuntimeError)
 
 
 # What apps hear and say.
