@@ -126,8 +126,8 @@ def _latency(figure: Figure, row: Row) -> None:
                     )
         axes.set(title=f"From ping to beat, {loop}", yscale="log")
         axes.yaxis.set_major_formatter("{x:g}")
+        axes.legend(frameon=False, labelcolor=_INK)
     panels[0].set_ylabel("milliseconds")
-    panels[0].legend(frameon=False, labelcolor=_INK)
 
 
 def _operations(figure: Figure, row: Row) -> None:

@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 
 from keepalive.policy import Policy
-from keepalive.server import BACKLOG
+from keepalive.server import BACKLOG, calm_garbage_collector
 
 from .rivals.job import Job
 
@@ -34,6 +34,7 @@ if __name__ == "__main__":
     serve = getattr(import_module(f"bench.rivals.{module}"), function)
     job = Job(Path(folder), Policy(touch_every=float(touch_every[0]) if touch_every else None))
     listen = socket.create_server(("127.0.0.1", int(port)), backlog=BACKLOG, reuse_port=True)
+    calm_garbage_collector()  # for all of them alike
     # The kernel holds who comes before the server is up.
     print(listen.getsockname()[1], flush=True)
     with asyncio.Runner(loop_factory=_loop_factory(loop)) as runner:

@@ -87,7 +87,7 @@ async def simulate(sessions: int, pages: int, seconds: float) -> Operations:
     while (now := clock.monotonic()) < began + seconds:
         while due[0][0] <= now:
             when, number, page = due[0]
-            heart.on_ping(page, Ping(page.n + 1, idle=3.0))
+            heart.on_ping(page, Ping(page.n + 1, idle=3.0), now)
             pings += 1
             again = when + policy.ping_interval * random_.uniform(0.9, 1.1)
             heapq.heapreplace(due, (again, number, page))

@@ -33,6 +33,8 @@ class Scale(NamedTuple):
     """Pages that are open at once, for all that such a crowd may slow down."""
     crowd_seconds: float
     """How long the crowd pings every 25 s."""
+    latency_seconds: int
+    """For how many seconds the latency is read, each for itself."""
     simulated_sessions: int
 
     @property
@@ -52,6 +54,7 @@ FULL = Scale(
     crowd_rounds=3,
     crowd=15000,
     crowd_seconds=25.0,
+    latency_seconds=7,
     simulated_sessions=5000,
 )
 QUICK = Scale(
@@ -65,6 +68,7 @@ QUICK = Scale(
     crowd_rounds=1,
     crowd=5000,
     crowd_seconds=3.0,
+    latency_seconds=3,
     simulated_sessions=500,
 )
 

@@ -43,8 +43,8 @@ class Listener(Protocol[P_contra]):
     def on_open(self, page: P_contra) -> None:
         """The connection stands."""
 
-    def on_ping(self, page: P_contra, ping: Ping) -> None:
-        """The page has sent a ping."""
+    def on_ping(self, page: P_contra, ping: Ping, now: float) -> None:
+        """The page has sent a ping, which came at `now`, in monotonic seconds."""
 
     def on_close(self, page: P_contra, code: int) -> None:
         """The connection is over; 1006 when nobody said why. Comes once."""
@@ -195,8 +195,9 @@ class Connection(asyncio.BufferedProtocol, asyncio.Protocol, Generic[P]):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._shared.lost()
-        if self.page is not None:
-            self._shared.listener.on_close(self.page, self._closed_with or 1006)
+        page, self.page = self.page, None  # they know each other: neither may wait for the garbage collector
+        if page is not None:
+            self._shared.listener.on_close(page, self._closed_with or 1006)
 
     # What the wheel calls.
 
@@ -240,11 +241,15 @@ class Connection(asyncio.BufferedProtocol, asyncio.Protocol, Generic[P]):
 
     def _receive(self, opcode: Opcode, payload: bytes) -> None:
         try:
-            self._spend()  # first: what comes after the close costs as much as what came before
+            now = self._spend()  # first: what comes after the close costs as much as what came before
             if self._closed_with is not None and opcode is not _CLOSE:
                 return
-            if opcode is _TEXT or opcode is _BINARY:
-                self._hear(opcode, payload)
+            if opcode is _TEXT:
+                ping = decode(payload)
+                if ping is not None and self.page is not None:
+                    self._shared.listener.on_ping(self.page, ping, now)
+            elif opcode is _BINARY:
+                raise MessageError(CloseCode.UNSUPPORTED_DATA, "binary messages are not part of the protocol")
             elif opcode is _PING:
                 self._write(frames.pong(payload))
             elif opcode is _CLOSE:
@@ -254,16 +259,8 @@ class Connection(asyncio.BufferedProtocol, asyncio.Protocol, Generic[P]):
         except Exception:
             self._fail()
 
-    def _hear(self, opcode: Opcode, payload: bytes) -> None:
-        """Take a whole message."""
-        if opcode is not _TEXT:
-            raise MessageError(CloseCode.UNSUPPORTED_DATA, "binary messages are not part of the protocol")
-        ping = decode(payload)
-        if ping is not None and self.page is not None:
-            self._shared.listener.on_ping(self.page, ping)
-
-    def _spend(self) -> None:
-        """Count one frame against the page's rate (the generic cell rate algorithm, ITU-T I.371)."""
+    def _spend(self) -> float:
+        """Count one frame against the page's rate (the generic cell rate algorithm, ITU-T I.371); when."""
         shared = self._shared
         now = shared.clock.monotonic()
         begin = self._busy_until if self._busy_until > now else now
@@ -271,6 +268,7 @@ class Connection(asyncio.BufferedProtocol, asyncio.Protocol, Generic[P]):
         if busy_until > now + shared.burst:
             raise ProtocolError(CloseCode.TOO_FAST, "more frames than the limit allows")
         self._busy_until = busy_until
+        return now
 
     def _part(self, code: int | None) -> None:
         """The page's goodbye, or its answer to ours (RFC 6455 §5.5.1, §7.1.1)."""

@@ -29,8 +29,9 @@ log = logging.getLogger(__name__)
 
 STORE_TIMEOUT = 0.8
 """A store that has not confirmed a batch within this many seconds counts as down."""
-MAX_BATCH = 1000
-"""Most touches in one batch: enough to share a commit, few enough that none waits long."""
+MAX_BATCH = 200
+"""Most touches in one batch: enough to share a commit, few enough that no beat waits for long while the
+answers are given."""
 REMEMBER_ENDS = 30.0
 """For how many seconds an end is remembered, for a page that is still in its handshake."""
 TICK = 0.1
@@ -182,12 +183,11 @@ class Heart:
         self.counts.opens += 1
         self._call(self._hooks.on_open, page)
 
-    def on_ping(self, page: Page, ping: Ping) -> None:
-        """Answer a ping: at once from the store's last word, or with the next batch."""
+    def on_ping(self, page: Page, ping: Ping, now: float) -> None:
+        """Answer a ping that came at `now`: at once from the store's last word, or with the next batch."""
         live = page.live
         if live.over is not None:
             return
-        now = self._clock.monotonic()
         data = self._heard(page, ping, now)
         if live.must_ask(now):
             self._enqueue(live, Waiting(page, ping.n, data))

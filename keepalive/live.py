@@ -121,10 +121,11 @@ class Live:
 
     def heard(self, ping: Ping, now: float) -> None:
         """Record what a ping says of the user, and what it earns."""
-        keep = self.policy.keep(ping.idle)
+        idle = ping.idle
+        keep = self.policy.keep(idle)
         if keep is not None and (earned_at := now + keep) > self.earned_at:
             self.earned_at = earned_at
-        if is_evidence(ping.idle) and (active_at := now - ping.idle) > self.active_at:
+        if is_evidence(idle) and (active_at := now - idle) > self.active_at:
             self.active_at = active_at
 
     @property
@@ -160,7 +161,7 @@ class Live:
         if now - self.confirmed_at >= every or now >= self.expires_at:
             return True
         # While a warning shows, a request of the app may have moved the deadline at any time.
-        return self.warned is Reason.IDLE or self.debt >= every
+        return self.debt >= every or self.warned is Reason.IDLE
 
     def touch(self, now: float) -> Touch:
         """The line for the next batch: what was earned, seen from `now`."""

@@ -43,6 +43,10 @@ class Reason(StrEnum):
     UNKNOWN = "unknown"
 
 
+# Looking a member up in its enumeration takes longer than comparing it.
+_PRESENCE, _OBSERVE = Mode.PRESENCE, Mode.OBSERVE
+
+
 @dataclass(frozen=True, slots=True, init=False)
 class Policy:
     """The lifetime rules of a session. Impossible ones are refused.
@@ -157,9 +161,9 @@ class Policy:
             Seconds from now, which may be negative; `None` if the ping earns nothing. An absurd
             `idle` (negative, or not a number) is no evidence of a user.
         """
-        if self.mode is Mode.PRESENCE:
+        if self.mode is _PRESENCE:
             return self.idle_timeout
-        if self.mode is Mode.OBSERVE or not is_evidence(idle):
+        if self.mode is _OBSERVE or not is_evidence(idle):
             return None
         return self.idle_timeout - idle
 
@@ -171,7 +175,7 @@ class Policy:
 
 def is_evidence(idle: float | None) -> TypeGuard[float]:
     """Whether a reported `idle`, in seconds, can be true; a page's clock may have jumped."""
-    return idle is not None and isfinite(idle) and idle >= 0
+    return idle is not None and 0 <= idle < inf
 
 
 def extended(idle_at: float, absolute_at: float, until: float) -> float:

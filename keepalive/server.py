@@ -1,6 +1,7 @@
 """The standalone server: one process, one app, from settings to a clean stop."""
 
 import asyncio
+import gc
 import os
 import resource
 import socket
@@ -28,6 +29,9 @@ SILENCE = 10.0
 SHUTDOWN_TIMEOUT = 1.0
 """How long a shutdown waits for requests that are under way, in seconds; for those that then do not let
 themselves be cancelled, as long again."""
+
+FULL_COLLECTION_AFTER = 100
+"""Every how many collections of the middle generation Python looks at all objects; its default is 10."""
 
 _STOPPING = web.AppKey("keepalive_stopping", asyncio.Event)
 
@@ -91,6 +95,18 @@ async def listen_on(runner: web.AppRunner, listen: socket.socket) -> None:
     listen.listen(BACKLOG)
 
 
+def calm_garbage_collector() -> None:
+    """Have Python look at all its objects seldom, and never at those that the start has made.
+
+    A look takes 10 µs for each open page, during which nobody has a beat. Pages need none: their
+    objects are free as soon as they close, but for 400 bytes of asyncio's own.
+    """
+    gc.collect()
+    gc.freeze()
+    young, middle, _ = gc.get_threshold()
+    gc.set_threshold(young, middle, FULL_COLLECTION_AFTER)
+
+
 async def _serve(settings: Settings, demo: bool, listen: socket.socket, ready: Callable[[], None]) -> None:
     app = make_app(settings, demo=demo)
     stopping = app[_STOPPING]
@@ -101,6 +117,7 @@ async def _serve(settings: Settings, demo: bool, listen: socket.socket, ready: C
     try:
         await runner.setup()
         await listen_on(runner, listen)
+        calm_garbage_collector()
         ready()
         await stopping.wait()
     finally:

@@ -123,9 +123,10 @@ class FaultyToucher:
 class FakePage:
     """A page and its socket, from the side of the browser."""
 
-    def __init__(self, heart: Heart, ticket: Ticket, read_at: float) -> None:
+    def __init__(self, heart: Heart, ticket: Ticket, read_at: float, now: Callable[[], float]) -> None:
         self.socket = FakeSocket()
         self._heart = heart
+        self._now = now
         self.n = 0
         self.page: Page = heart.join(ticket, self.socket, read_at)
 
@@ -139,7 +140,7 @@ class FakePage:
             self.n += 1
             n = self.n
         if self.socket.closed is None:
-            self._heart.on_ping(self.page, Ping(n=n, idle=idle))
+            self._heart.on_ping(self.page, Ping(n=n, idle=idle), self._now())
         return n
 
     def leave(self) -> None:
@@ -215,7 +216,7 @@ class World:
         """Open a page of a session, which begins if there is none."""
         if await self.left(name) is Reason.UNKNOWN:
             await self.login(name)
-        page = FakePage(self.heart, *await self.ticket(name))
+        page = FakePage(self.heart, *await self.ticket(name), self.clock.monotonic)
         page.open()
         return page
 

@@ -47,7 +47,7 @@ class Room:
     def on_open(self, page: str) -> None:
         self.opened.append(page)
 
-    def on_ping(self, page: str, ping: Ping) -> None:
+    def on_ping(self, page: str, ping: Ping, now: float) -> None:
         if self.fault is not None:
             raise self.fault
         self.pings.append((page, ping))
@@ -245,6 +245,7 @@ async def test_the_page_leaves(room: Room, page: RawPage, code: int) -> None:
     page.cut()
     await until(lambda: room.closed == [("/bad", code)])
     assert not room.connections.open
+    assert room.by_name["/bad"].page is None  # it frees its page without the garbage collector
 
 
 async def test_the_page_leaves_without_a_code(room: Room, page: RawPage) -> None:
@@ -480,7 +481,7 @@ def test_a_connection_is_small() -> None:
 
 class _Nobody:
     def on_open(self, page: str) -> None: ...
-    def on_ping(self, page: str, ping: Ping) -> None: ...
+    def on_ping(self, page: str, ping: Ping, now: float) -> None: ...
     def on_close(self, page: str, code: int) -> None: ...
 
 

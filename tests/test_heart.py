@@ -272,7 +272,7 @@ async def test_without_an_absolute_timeout_there_is_no_ends_in(begin: Begin) -> 
 async def test_a_cookie_that_is_due_is_told_with_every_beat_until_it_is_renewed(world: World) -> None:
     ticket, read_at = (await world.page("a"), await world.ticket("a"))[1]
     renewed = ticket._replace(left=ticket.left._replace(renew=True))
-    page = FakePage(world.heart, renewed, read_at + 0.1)
+    page = FakePage(world.heart, renewed, read_at + 0.1, world.clock.monotonic)
     page.open()
     page.ping()
     page.ping()
@@ -599,7 +599,7 @@ async def test_an_end_during_the_handshake_is_not_missed(world: World, reason: R
     await world.login("a")
     ticket = await world.ticket("a")
     await world.end("a", reason)
-    page = FakePage(world.heart, *ticket)
+    page = FakePage(world.heart, *ticket, world.clock.monotonic)
     page.open()
     assert page.of(Hello) == []
     assert page.gone == ((Reason.LOGOUT, 4503) if reason is Reason.LOGOUT else (None, 4004))
@@ -609,7 +609,7 @@ async def test_an_end_during_the_handshake_is_not_missed(world: World, reason: R
 
 async def test_an_end_between_join_and_open_is_told_on_open(world: World) -> None:
     await world.login("a")
-    page = FakePage(world.heart, *await world.ticket("a"))
+    page = FakePage(world.heart, *await world.ticket("a"), world.clock.monotonic)
     assert world.heart.sessions == 1
     page.socket.close = page.socket.send = lambda *_: None  # type: ignore[method-assign, assignment]
     await world.end("a")
@@ -663,7 +663,7 @@ async def test_no_beat_after_an_end_whatever_was_under_way(begin: Begin) -> None
 async def test_what_a_page_still_says_after_the_end_is_not_heard(world: World) -> None:
     page = await world.page("a")
     await world.end("a")
-    world.heart.on_ping(page.page, Ping(1))  # was on its way
+    world.heart.on_ping(page.page, Ping(1), world.clock.monotonic())  # was on its way
     await settle()
     assert (world.heart.counts.pings, world.toucher.batches) == (0, [])
 

@@ -1,6 +1,7 @@
 """The standalone server as a process of its own: what its users rely on, in real time."""
 
 import asyncio
+import gc
 import os
 import re
 import signal
@@ -16,7 +17,7 @@ from typing import NamedTuple
 import pytest
 
 from keepalive import KEEPALIVE, SettingError
-from keepalive.server import _STOPPING, SILENCE, make_app
+from keepalive.server import _STOPPING, FULL_COLLECTION_AFTER, SILENCE, calm_garbage_collector, make_app
 from keepalive.settings import Settings
 
 from .conftest import Browse, Browser, Serve
@@ -221,6 +222,19 @@ async def test_behind_a_proxy_that_ends_tls(
     answer = await browser.post("/login", data={"name": "ann"})
     (cookie,) = SimpleCookie(answer.headers["Set-Cookie"]).values()
     assert (cookie.key, bool(cookie["secure"])) == (name, bool(secure))
+
+
+def test_the_garbage_collector_leaves_open_pages_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    young, middle, full = gc.get_threshold()
+    asked: list[tuple[int, ...]] = []
+    monkeypatch.setattr(gc, "set_threshold", lambda *thresholds: asked.append(thresholds))
+    try:
+        calm_garbage_collector()
+        assert gc.get_freeze_count() > 10_000
+        assert asked == [(young, middle, FULL_COLLECTION_AFTER)]
+        assert full < FULL_COLLECTION_AFTER
+    finally:
+        gc.unfreeze()
 
 
 async def test_metrics_need_their_extra(

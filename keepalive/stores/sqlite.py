@@ -1,13 +1,14 @@
 """`SqliteStore`: sessions in one SQLite file, shared by the processes of one machine."""
 
 import asyncio
-import json
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
+
+from msgspec import json
 
 from ..clock import Clock
 from ..errors import StoreError, StoreUnavailable
@@ -223,9 +224,9 @@ def _touch(
     db: sqlite3.Connection, now: float, batch: Sequence[Touch], asked_at: float
 ) -> list[Left | Reason]:
     keys = list(dict.fromkeys(line.key for line in batch))
-    lines = json.dumps(list(range(len(keys))))
+    lines = json.encode(list(range(len(keys)))).decode()
     (found,) = db.execute(_FIND_BATCH, {"lines": lines, "keys": b"".join(keys)}).fetchone()
-    lives = {keys[number]: _lifetime(times) for number, *times in json.loads(found)}
+    lives = {keys[number]: _lifetime(times) for number, *times in json.decode(found)}
     results = [
         lives[line.key].touch(now, line, asked_at) if line.key in lives else Reason.UNKNOWN for line in batch
     ]
@@ -236,9 +237,8 @@ def _touch(
     }
     if moved:
         values = [(_micros(life.last_active), _micros(life.idle_at)) for life in moved.values()]
-        db.execute(
-            _MOVE_BATCH, {"now": _micros(asked_at), "lines": json.dumps(values), "keys": b"".join(moved)}
-        )
+        lines = json.encode(values).decode()
+        db.execute(_MOVE_BATCH, {"now": _micros(asked_at), "lines": lines, "keys": b"".join(moved)})
     return results
 
 

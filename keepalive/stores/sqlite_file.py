@@ -129,6 +129,8 @@ def _make(path: Path) -> None:
     new = Path(name)
     try:
         with closing(sqlite3.connect(new, isolation_level=None)) as db:
+            # A batch touches sessions at random, and writes each one's whole page to the log.
+            db.execute("PRAGMA page_size = 1024")
             db.execute("PRAGMA journal_mode = WAL")
             db.executescript(_SCHEMA)
         with suppress(FileExistsError):  # another process was first
@@ -171,7 +173,7 @@ def _require_ours(db: sqlite3.Connection, path: Path) -> None:
 def _prepare(db: sqlite3.Connection, path: Path) -> None:
     db.execute("PRAGMA secure_delete = ON")  # the data of an ended session is gone, not just unlinked
     db.execute("PRAGMA cache_size = -16384")  # KiB; 100,000 sessions without their data
-    db.execute("PRAGMA wal_autocheckpoint = 4000")  # pages; with the default every large batch pays
+    db.execute("PRAGMA wal_autocheckpoint = 16000")  # pages; with the default every large batch pays
     db.execute("PRAGMA journal_size_limit = 33554432")  # bytes; more it may need while a backup reads
     # A backup restored from VACUUM INTO is no longer in this mode, and readers would block writers.
     # Of several processes that see to it at once, one succeeds, and the others wait for it below.
