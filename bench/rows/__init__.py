@@ -29,7 +29,7 @@ KINDS = {
     "storm": Kind("Reconnect storm: a whole crowd dropped and back", crowd.storm),
     "workers": Kind("Two workers on two cores", pings.workers),
 }
-"""In the order of the table; what the polling rivals take part in comes first, for their cookies last half an hour."""
+"""In the order of the table. Where polling is measured comes first: its cookies last half an hour."""
 
 
 def measure(suite: Suite, name: str) -> Row | str:
