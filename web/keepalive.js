@@ -4,7 +4,9 @@
  */
 
 import { initial, MESSAGES, nearest, next } from "./machine.js";
+import { Tabs } from "./tabs.js";
 
+/** @typedef {import("./machine.js").State} State */
 /** @typedef {import("./machine.js").Context} Context */
 /** @typedef {import("./machine.js").Effect} Effect */
 /** @typedef {import("./machine.js").Event} Fact */
@@ -18,74 +20,47 @@ const LONGEST_TIMER = 3_600_000; // setTimeout takes 31 bits and fires at once b
 const INPUT = ["pointerdown", "pointermove", "keydown", "wheel", "touchstart"];
 const INPUT_EVERY = 1_000;
 
-const UP = { bubbles: true, composed: true };
-
-/** The store has confirmed: the session lives. */
-export class SessionBeatEvent extends Event {
-  /** @param {{n: number, expiresIn: number, endsIn: number | null, times: number, data: any}} fields times in seconds */
-  constructor({ n, expiresIn, endsIn, times, data }) {
-    super("session-beat", UP);
-    this.n = n;
-    this.expiresIn = expiresIn;
-    this.endsIn = endsIn;
-    this.times = times;
-    this.data = data;
-  }
-}
-
-/** The connection is in another state. */
-export class SessionStateChangeEvent extends Event {
-  /** @param {{state: import("./machine.js").State, previous: import("./machine.js").State}} fields */
-  constructor({ state, previous }) {
-    super("session-statechange", UP);
-    this.state = state;
-    this.previous = previous;
-  }
-}
-
-/** A deadline is near; `extendable` tells whether anyone can move it. */
-export class SessionWarningEvent extends Event {
-  /** @param {{expiresIn: number, why: string, extendable: boolean}} fields time in seconds */
-  constructor({ expiresIn, why, extendable }) {
-    super("session-warning", UP);
-    this.expiresIn = expiresIn;
-    this.why = why;
-    this.extendable = extendable;
-  }
-}
-
-/** The session is over; `login` is where to sign in, if the server says. */
-export class SessionEndEvent extends Event {
-  /** @param {{reason: string, login: string | null}} fields */
-  constructor({ reason, login }) {
-    super("session-end", UP);
-    this.reason = reason;
-    this.login = login;
-  }
-}
-
-/** The app has something for this session. */
-export class SessionPushEvent extends Event {
-  /** @param {{data: any}} fields */
-  constructor({ data }) {
-    super("session-push", UP);
-    this.data = data;
+/**
+ * What a page hears of its session; the fields are those of its type.
+ *
+ * @typedef {SessionEvent & {n: number, expiresIn: number, endsIn: number | null, times: number, data: any}} SessionBeatEvent
+ *   session-beat: the store has confirmed that the session lives; times in seconds
+ * @typedef {SessionEvent & {state: State, previous: State, known: boolean}} SessionStateChangeEvent
+ *   session-statechange: the connection is in another state, or the page knows more or less than before
+ * @typedef {SessionEvent & {expiresIn: number, why: string, extendable: boolean}} SessionWarningEvent
+ *   session-warning: a deadline is near; `extendable` tells whether anyone can move it
+ * @typedef {SessionEvent & {reason: string, login: string | null}} SessionEndEvent
+ *   session-end: the session is over; `login` is where to sign in, if the server says
+ * @typedef {SessionEvent & {data: any}} SessionPushEvent
+ *   session-push: the app has something for this session
+ */
+export class SessionEvent extends Event {
+  /** @param {string} type @param {object} [fields] */
+  constructor(type, fields = {}) {
+    super(type, { bubbles: true, composed: true });
+    this.fields = fields;
+    Object.assign(this, fields);
   }
 }
 
 /**
  * Keeps the session of this page alive while started.
  *
- * @fires SessionBeatEvent
- * @fires SessionStateChangeEvent
- * @fires SessionWarningEvent
- * @fires SessionEndEvent
- * @fires SessionPushEvent
+ * @fires SessionBeatEvent - session-beat
+ * @fires SessionStateChangeEvent - session-statechange
+ * @fires SessionWarningEvent - session-warning
+ * @fires SessionEndEvent - session-end
+ * @fires SessionPushEvent - session-push
+ * @fires SessionEvent - session-elsewhere: after an end, another tab of this browser has a session
  */
 export class Keepalive extends EventTarget {
   /** A function whose result, a plain object or nothing, rides on each ping.
    * @type {(() => Record<string, unknown> | null | undefined) | null} */
   data = null;
+  /** Whether one tab's socket may do for all tabs of this browser; counts when started. */
+  share = false;
+  /** Whether input in frames of the same origin counts as the user's, too; counts when started. */
+  frames = false;
 
   #context = initial;
   /** @type {Fact[]} */
@@ -99,24 +74,35 @@ export class Keepalive extends EventTarget {
   #timer;
   /** @type {number | null} */
   #lastInput = null;
+  /** @type {Fact | null} what followers are greeted with */
+  #hello = null;
   #base;
   #env;
+  #tabs;
 
   /**
    * @param {object} [options]
    * @param {string | URL} [options.src] where the server answers, such as `/keepalive/`; by default
    *   where this module came from
+   * @param {boolean} [options.share]
+   * @param {boolean} [options.frames]
    * @param {typeof globalThis} [options.env] the window to live in; tests bring their own
    */
-  constructor({ src, env = globalThis } = {}) {
+  constructor({ src, share = false, frames = false, env = globalThis } = {}) {
     super();
+    this.share = share;
+    this.frames = frames;
     this.#base = baseOf(src, env);
     this.#env = env;
+    this.#tabs = new Tabs(`keepalive:${this.#base}`, env, (message) => this.#overhear(message));
   }
 
   /** Connect and stay connected; after an end, try again. Does nothing while started. */
   start() {
-    this.#dispatch({ type: "start" });
+    const [visit] = this.#env.performance?.getEntriesByType?.("navigation") ?? [];
+    // What history brings back may be older than the end of its session.
+    const fresh = this.state === "idle" && /** @type {any} */ (visit)?.type !== "back_forward";
+    this.#dispatch({ type: "start", fresh, share: this.share && this.#tabs.canShare });
   }
 
   /** Leave quietly. The session goes on until its idle timeout. */
@@ -129,8 +115,22 @@ export class Keepalive extends EventTarget {
     this.#dispatch({ type: "nudge" });
   }
 
+  /** @returns {State} of the connection that this page's session hangs on; `following` while another
+   *   tab has it and all is well */
   get state() {
-    return this.#context.state;
+    const { state, led } = this.#context;
+    return state === "following" && led !== "open" ? led : state;
+  }
+
+  /** Whether the session is known to live. It is not after the page woke up, nor when the deadline has
+   * passed without a word, until the server has spoken. */
+  get known() {
+    return this.#context.known;
+  }
+
+  /** Stands for the user, and for no other; `null` while unknown. */
+  get who() {
+    return this.#context.who;
   }
 
   /** What a ping may do to the idle deadline, as the server's `hello` said; `null` before. */
@@ -158,6 +158,11 @@ export class Keepalive extends EventTarget {
     return this.#context.reason;
   }
 
+  /** Where to sign in again, as the end said, or `null`. */
+  get login() {
+    return this.#context.login;
+  }
+
   /** @param {number | null} at */
   #left(at) {
     return at === null ? null : Math.max(0, at - this.#env.Date.now()) / 1_000;
@@ -179,15 +184,27 @@ export class Keepalive extends EventTarget {
   /** @param {Fact} fact */
   #take(fact) {
     const { Date, Math, navigator } = this.#env;
-    const previous = this.#context.state;
-    const env = { now: Date.now(), random: Math.random(), online: navigator.onLine !== false };
+    const { state: previous, known: knew } = this;
+    const was = this.#context.state;
+    const env = {
+      now: Date.now(),
+      random: Math.random(),
+      online: navigator.onLine !== false,
+      visible: this.#visible,
+    };
     const { context, effects } = next(this.#context, fact, env);
-    const { state } = (this.#context = context);
-    if (!isWatching(state)) this.#pageListening.abort();
-    else if (!isWatching(previous)) this.#watch();
+    const is = (this.#context = context).state;
+    if (!isWatching(is)) this.#pageListening.abort();
+    else if (!isWatching(was)) this.#watch();
+    if (isWatching(is)) this.#tabs.take(is, context.share);
     this.#arm();
     for (const effect of effects) this.#run(effect);
-    if (state !== previous) this.dispatchEvent(new SessionStateChangeEvent({ state, previous }));
+    if (!isWatching(is)) this.#tabs.take(is, context.share); // once the others know why
+    if (fact.type === "hello") this.#hello = fact;
+    const { state, known } = this;
+    if (state === previous && known === knew) return;
+    if (state !== previous) this.#relay({ type: "led", state });
+    this.dispatchEvent(new SessionEvent("session-statechange", { state, previous, known }));
   }
 
   #arm() {
@@ -210,6 +227,10 @@ export class Keepalive extends EventTarget {
         return this.#socket?.send(this.#ping(effect.n));
       case "post":
         return void this.#post(effect.n);
+      case "request":
+        return this.#tabs.say({ type: "request" });
+      case "steal":
+        return this.#tabs.steal();
       case "emit":
         return this.#emit(effect.message);
     }
@@ -253,9 +274,9 @@ export class Keepalive extends EventTarget {
 
   /** @param {number} n @returns {string} */
   #ping(n) {
-    const { Date, document, TextEncoder, reportError } = this.#env;
+    const { Date, TextEncoder, reportError } = this.#env;
     const idle = this.#lastInput === null ? undefined : Math.max(0, Date.now() - this.#lastInput) / 1_000;
-    const ping = { type: "ping", n, idle, visible: document.visibilityState === "visible" };
+    const ping = { type: "ping", n, idle, visible: this.#visible };
     try {
       const text = JSON.stringify({ ...ping, data: this.data?.() ?? undefined });
       const size = new TextEncoder().encode(text).length;
@@ -297,10 +318,55 @@ export class Keepalive extends EventTarget {
       data = null,
     } = message;
     const { n, times = 2, why, extendable } = message;
-    if (type === "beat") this.dispatchEvent(new SessionBeatEvent({ n, expiresIn, endsIn, times, data }));
-    if (type === "warning") this.dispatchEvent(new SessionWarningEvent({ expiresIn, why, extendable }));
-    if (type === "end") this.dispatchEvent(new SessionEndEvent({ reason, login }));
-    if (type === "push") this.dispatchEvent(new SessionPushEvent({ data }));
+    if (!message.relayed) this.#pass(message);
+    const fields = {
+      beat: { n, expiresIn, endsIn, times, data },
+      warning: { expiresIn, why, extendable },
+      end: { reason, login },
+      push: { data },
+    }[type];
+    this.dispatchEvent(new SessionEvent(`session-${type}`, fields));
+  }
+
+  get #visible() {
+    return this.#env.document.visibilityState === "visible";
+  }
+
+  /** Let the other tabs know. Of an end they convince themselves: theirs may be another session.
+   * @param {Fact} message */
+  #pass(message) {
+    const { who, expiresAt, endsAt } = this.#context;
+    this.#relay(message);
+    if (message.type === "beat") this.#tabs.say({ type: "told", who, expiresAt, endsAt });
+    if (message.type === "end") this.#tabs.say({ type: "nudge" });
+  }
+
+  /** To those who follow, while this tab leads.
+   * @param {Fact} message */
+  #relay(message) {
+    const { share, state } = this.#context;
+    if (share && state !== "following") this.#tabs.say({ type: "relay", message });
+  }
+
+  /** @param {Fact} heard of another tab, or of the lock that makes a tab lead */
+  #overhear(heard) {
+    const { state } = this.#context;
+    if (heard.type === "input") {
+      const at = Math.min(heard.at, this.#env.Date.now());
+      this.#lastInput = Math.max(this.#lastInput ?? at, at);
+    } else if (heard.type === "relay") {
+      if (state === "following") this.#dispatch({ ...heard.message, relayed: true });
+    } else if (heard.type === "request") {
+      if (state === "open") {
+        this.#relay({ ...this.#hello, type: "hello", expires_in: this.expiresIn, ends_in: this.endsIn });
+        this.#dispatch({ type: "nudge" });
+      }
+      this.#relay({ type: "led", state });
+    } else if (heard.type === "told" && state === "ended") {
+      this.dispatchEvent(new SessionEvent("session-elsewhere"));
+    } else {
+      this.#dispatch(heard);
+    }
   }
 
   /** Listen to the page. No `unload` and no `beforeunload`: they cost the back/forward cache. */
@@ -321,11 +387,26 @@ export class Keepalive extends EventTarget {
     on(this.#env, "pagehide", freeze);
     on(this.#env, "pageshow", ({ persisted }) => persisted && wake());
     on(document, "visibilitychange", () => {
-      if (document.visibilityState === "visible") this.#dispatch({ type: "wake" });
+      if (this.#visible) this.#dispatch({ type: "wake" });
     });
     on(this.#env, "online", () => this.#dispatch({ type: "online" }));
     on(this.#env, "offline", () => this.#dispatch({ type: "offline" }));
-    for (const type of INPUT) on(this.#env, type, (event) => this.#feel(event));
+    /** @param {EventTarget | null} [target] */
+    const feel = (target) => {
+      for (const type of INPUT) if (target) on(target, type, (event) => this.#feel(event));
+    };
+    feel(this.#env);
+    if (!this.frames) return;
+    /** @param {{target: any}} event */
+    const enter = ({ target }) => {
+      try {
+        feel(target.contentWindow);
+      } catch {
+        // Another origin's: what the user does there is not ours to know.
+      }
+    };
+    on(document, "load", enter);
+    for (const target of document.querySelectorAll("iframe")) enter({ target });
   }
 
   /** @param {PointerEvent} event */
@@ -337,6 +418,7 @@ export class Keepalive extends EventTarget {
     const quiet = this.#lastInput === null ? Infinity : now - this.#lastInput;
     if (quiet >= 0 && quiet < INPUT_EVERY) return;
     this.#lastInput = now;
+    this.#tabs.say({ type: "input", at: now });
     // The user is back: say so at once.
     if (quiet > this.#context.interval || this.warning?.extendable) this.#dispatch({ type: "nudge" });
   }
@@ -361,4 +443,40 @@ export function baseOf(src, env = globalThis) {
   const base = src ? new URL(src, env.document?.baseURI) : new URL("../", import.meta.url);
   if (!base.pathname.endsWith("/")) base.pathname += "/";
   return base;
+}
+
+/** The connections that the elements of this page share, by where the server answers.
+ * @type {Map<string, {keepalive: Keepalive, holders: number}>} */
+const held = new Map();
+
+/**
+ * The connection of this page to a server: one for all who hold it, started by the first of them and
+ * stopped by the last.
+ *
+ * @param {string | null} [src] as for `Keepalive`
+ * @param {{share?: boolean, frames?: boolean}} [options] what one holder wants, all get
+ * @returns {{keepalive: Keepalive, release: () => void}}
+ */
+export function hold(src, { share = false, frames = false } = {}) {
+  const key = baseOf(src).href;
+  const entry = held.get(key) ?? { keepalive: new Keepalive({ src: key }), holders: 0 };
+  const { keepalive } = entry;
+  held.set(key, entry);
+  entry.holders += 1;
+  if ((share && !keepalive.share) || (frames && !keepalive.frames)) {
+    keepalive.share ||= share;
+    keepalive.frames ||= frames;
+    if (keepalive.state !== "ended") keepalive.stop();
+  }
+  if (keepalive.state === "idle") keepalive.start();
+  let holds = true;
+  const release = () => {
+    if (!holds) return;
+    holds = false;
+    entry.holders -= 1;
+    if (entry.holders) return;
+    keepalive.stop();
+    held.delete(key);
+  };
+  return { keepalive, release };
 }

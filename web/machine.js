@@ -11,17 +11,20 @@
  * 4. An event is heard before deadlines are checked, so that a late message still disproves a
  *    silence. Browsers run a hidden page's timers late, and a sleeping computer's not at all.
  * 5. `connecting` and `open` hold the one socket; entering `connecting` opens it, leaving both drops it.
- * 6. Only the server ends a session. No network, no answer and no clock does.
+ * 6. Only the server ends a session. No network, no answer, no clock and no other tab does.
+ * 7. A page that shares is `following` until it is told to `lead`: another tab has the socket, and its
+ *    messages come as if they were the page's own.
  */
 
-/** @typedef {"idle" | "connecting" | "open" | "waiting" | "offline" | "polling" | "frozen" | "ended"} State */
+/** @typedef {"idle" | "connecting" | "open" | "waiting" | "offline" | "polling" | "following" | "frozen" | "ended"} State */
 /** @typedef {{type: string, [field: string]: any}} Event a fact: a message of the server, or what the page met */
-/** @typedef {{now: number, random: number, online: boolean}} Env wall clock in ms, a number in [0, 1), navigator.onLine */
+/** @typedef {{now: number, random: number, online: boolean, visible: boolean}} Env wall clock in ms, a number in [0, 1), navigator.onLine, whether the page shows */
 /** @typedef {{why: string, extendable: boolean}} Warning */
 /**
  * @typedef {{type: "connect"} | {type: "drop"} | {type: "send", n: number} | {type: "post", n: number}
- *   | {type: "emit", message: Event}} Effect
- *   open the socket; let go of it; ping over it; ping over HTTP; tell the page
+ *   | {type: "emit", message: Event} | {type: "request"} | {type: "steal"}} Effect
+ *   open the socket; let go of it; ping over it; ping over HTTP; tell the page; ask the tab that leads
+ *   to ping; lead in its place
  */
 /**
  * @typedef {object} Context what is known; times are ms on the page's own clock
@@ -30,18 +33,25 @@
  * @property {number} seen when the last event was
  * @property {number} n the number of the last ping
  * @property {number} pinged when it left
- * @property {number} tried when the socket was last opened
+ * @property {number} tried when the server was last tried
  * @property {number} failures attempts in a row that did not hold
- * @property {boolean} greeted whether this page ever heard a `hello`: WebSockets work here
+ * @property {boolean} answered whether a POST was answered where the socket was not
  * @property {number} posting the number of the ping that a POST carries just now, or 0
+ * @property {boolean} share whether another tab may have the socket
+ * @property {State} led the state of the tab that leads
  * @property {number} interval ms between pings
+ * @property {number} hiddenInterval the same while the page is hidden
+ * @property {number} pace whichever of these counts
  * @property {number} spread over how many ms to spread a first retry
  * @property {number} warnBefore ms
  * @property {string | null} mode
+ * @property {string | null} who stands for the user
+ * @property {boolean} known whether the session is known to live; false from when the page wakes, or the deadline passes, until the server speaks
  * @property {number | null} expiresAt the nearer deadline of the session, as the server last told
  * @property {number | null} endsAt the absolute one
  * @property {Warning | null} warning
  * @property {string | null} reason why the session ended
+ * @property {string | null} login where to sign in again
  */
 
 /** @type {Readonly<Context>} */
@@ -53,30 +63,31 @@ export const initial = Object.freeze({
   pinged: 0,
   tried: 0,
   failures: 0,
-  greeted: false,
+  answered: false,
   posting: 0,
+  share: false,
+  led: "open",
   interval: 25_000,
+  hiddenInterval: 25_000,
+  pace: 25_000,
   spread: 3_000,
   warnBefore: 60_000,
   mode: null,
+  who: null,
+  known: false,
   expiresAt: null,
   endsAt: null,
   warning: null,
   reason: null,
+  login: null,
 });
 
 /** The messages a server may send; nothing else it says becomes an event. */
 export const MESSAGES = Object.freeze(["hello", "beat", "ask", "wait", "warning", "end", "push"]);
+const HEARD = [...MESSAGES, "led"];
 
-/** @type {Readonly<Record<number, string>>} */
-const REASON = Object.freeze({
-  4501: "idle",
-  4502: "absolute",
-  4503: "logout",
-  4504: "unknown",
-  4505: "evicted",
-  4506: "revoked",
-});
+// By close code, from 4501 on.
+const REASONS = ["idle", "absolute", "logout", "unknown", "evicted", "revoked"];
 
 const GREETING = 10_000; // from opening the socket to `hello`
 const PROBE = 5_000; // from waking up to an answer
@@ -86,13 +97,20 @@ const OFFLINE = 60_000; // navigator.onLine is only a hint, so try all the same
 const GAP = 2_000; // between pings, and between attempts, that the user hastens
 const LEAST_DELAY = 500;
 const MOST_DELAY = 30_000;
-const BLOCKED = 3; // failures on a page never greeted, before it polls
+const BLOCKED = 2; // failures before a POST tells whether it is the server that is away, or only the socket
+const REOPEN = 300_000; // a page that polls tries the socket now and then
 
 /** @typedef {(c: Context, event: Event, env: Env, effects: Effect[]) => void} Action */
 /** @typedef {{to?: State | ((c: Context, event: Event, env: Env) => State), do?: Action}} Row */
 
 /** @type {Record<string, Row>} */
-const LIVE = { stop: { to: "idle" }, freeze: { to: "frozen" }, posted: { to: afterPost, do: settle } };
+const LIVE = {
+  stop: { to: "idle" },
+  freeze: { to: "frozen" },
+  follow: { to: "following" },
+  posted: { to: afterPost, do: settle },
+  told: { do: learn },
+};
 
 /** @type {Record<string, Row>} */
 const SOCKET = {
@@ -105,7 +123,7 @@ const SOCKET = {
 
 /** @type {Record<State, Record<string, Row>>} */
 export const TABLE = {
-  idle: { start: { to: "connecting", do: begin } },
+  idle: { start: { to: entrance, do: begin } },
   connecting: { ...SOCKET, hello: { to: "open", do: greet }, greeting: { to: afterLoss } },
   open: {
     ...SOCKET,
@@ -126,7 +144,7 @@ export const TABLE = {
   },
   waiting: {
     ...LIVE,
-    retry: { to: "connecting" },
+    retry: { to: (c) => (c.failures < BLOCKED ? "connecting" : "waiting"), do: knock },
     wake: { to: "connecting" },
     jump: { to: "connecting" },
     online: { to: "connecting" },
@@ -145,11 +163,29 @@ export const TABLE = {
     ...LIVE,
     ping: { do: post },
     nudge: { do: hasten },
+    retry: { to: "connecting" },
     wake: { to: "connecting" },
+    online: { to: "connecting" },
     offline: { to: "offline" },
   },
-  frozen: { stop: { to: "idle" }, thaw: { to: "connecting", do: refresh } },
-  ended: { stop: { to: "idle" }, start: { to: "connecting", do: begin } },
+  following: {
+    ...LIVE,
+    lead: { to: "connecting" },
+    hello: { do: greet },
+    beat: { do: confirm },
+    warning: { do: warn },
+    push: { do: tell },
+    end: { to: "ended", do: conclude },
+    led: { do: (c, { state }) => void (c.led = state) },
+    nudge: { do: request },
+    wake: { do: probe },
+    jump: { do: probe },
+    online: { do: probe },
+    silence: { do: steal },
+    unanswered: { do: steal },
+  },
+  frozen: { stop: { to: "idle" }, thaw: { to: entrance, do: refresh } },
+  ended: { stop: { to: "idle" }, start: { to: entrance, do: begin } },
 };
 
 /** What entering a state brings with it.
@@ -170,7 +206,15 @@ const ENTER = {
   offline(c, _event, env) {
     c.deadlines.retry = env.now + inTime(c, env, OFFLINE);
   },
-  polling: post,
+  polling(c, event, env, effects) {
+    c.deadlines.retry = env.now + REOPEN;
+    post(c, event, env, effects);
+  },
+  following(c, event, env, effects) {
+    c.led = "open";
+    listen(c, env);
+    request(c, event, env, effects);
+  },
 };
 
 /** @param {State} state */
@@ -189,15 +233,18 @@ export function next(context, event, env) {
   /** @type {Effect[]} */
   const effects = [];
   const gap = env.now - c.seen;
+  const late = env.now - nearest(context);
   c.seen = env.now;
+  c.pace = env.visible ? c.interval : c.hiddenInterval;
   if (gap < 0) carryBack(c, gap);
   step(c, event, env, effects);
-  if (c.state === "open" && MESSAGES.includes(event.type)) listen(c, env);
-  if (gap > 2 * c.interval && event.type !== "start") step(c, { type: "jump" }, env, effects);
+  if (hears(c.state) && HEARD.includes(event.type)) listen(c, env);
+  if (late > c.pace) step(c, { type: "jump" }, env, effects); // nothing has run here for so long
   for (let name = overdue(c, env.now); name; name = overdue(c, env.now)) {
     delete c.deadlines[name];
     step(c, { type: name }, env, effects);
   }
+  if (isLive(c.state) && c.expiresAt !== null && c.expiresAt <= env.now) c.known = false;
   return { context: c, effects };
 }
 
@@ -206,7 +253,8 @@ export function next(context, event, env) {
  *
  * @param {Readonly<Context>} context
  */
-export const nearest = (context) => Math.min(...Object.values(context.deadlines));
+export const nearest = ({ deadlines, known, expiresAt, state }) =>
+  Math.min(...Object.values(deadlines), (known && isLive(state) && expiresAt) || Infinity);
 
 /** @type {Action} */
 function step(c, event, env, effects) {
@@ -222,6 +270,12 @@ function step(c, event, env, effects) {
   row.do?.(c, event, env, effects);
   if (to !== from) ENTER[to]?.(c, event, env, effects);
 }
+
+/** @param {State} state */
+const isLive = (state) => !["idle", "frozen", "ended"].includes(state);
+
+/** @param {State} state */
+const hears = (state) => state === "open" || state === "following";
 
 /** @param {Context} c @param {number} now */
 function overdue(c, now) {
@@ -250,12 +304,20 @@ function afterClose(c, event, env) {
 function afterLoss(c, _event, { online }) {
   c.failures += 1;
   if (!online) return "offline";
-  return !c.greeted && c.failures >= BLOCKED ? "polling" : "waiting";
+  return c.answered ? "polling" : "waiting";
 }
 
 /** @type {(c: Context, event: Event) => State} */
 function afterPost(c, { n, message }) {
-  return n === c.posting && message?.type === "end" ? "ended" : c.state;
+  if (n !== c.posting) return c.state;
+  if (message?.type === "end") return "ended";
+  if (c.state === "waiting" && message?.type === "beat") return "connecting";
+  return c.state === "polling" && !message ? "waiting" : c.state;
+}
+
+/** @type {(c: Context, event: Event) => State} */
+function entrance(c, event) {
+  return (event.share ?? c.share) ? "following" : "connecting";
 }
 
 // What an event teaches.
@@ -263,19 +325,25 @@ function afterPost(c, { n, message }) {
 /** @type {Action} */
 function refresh(c) {
   c.failures = 0;
+  c.answered = c.known = false;
   c.posting = 0; // an answer that still comes is about the past
 }
 
 /** @type {Action} */
 function begin(c, event, env, effects) {
   refresh(c, event, env, effects);
-  c.expiresAt = c.endsAt = c.warning = c.reason = null;
+  c.expiresAt = c.endsAt = c.warning = c.reason = c.login = null;
+  c.known = event.fresh === true;
+  c.share = event.share === true;
 }
 
 /** @type {Action} */
 function greet(c, event, env) {
-  c.greeted = true;
+  c.answered = false;
+  c.who = event.who ?? null;
   c.interval = Math.max(1_000, ms(event.interval, c.interval));
+  c.hiddenInterval = Math.max(c.interval, ms(event.hidden_interval, 0));
+  c.pace = env.visible ? c.interval : c.hiddenInterval;
   c.spread = ms(event.spread, c.spread);
   c.warnBefore = ms(event.warn_before, c.warnBefore);
   c.mode = event.mode ?? null;
@@ -287,7 +355,14 @@ function confirm(c, event, env, effects) {
   delete c.deadlines.unanswered;
   remember(c, event, env);
   effects.push({ type: "emit", message: event });
-  if (event.renew === true) post(c, event, env, effects);
+  if (event.renew === true && c.state === "open") post(c, event, env, effects);
+}
+
+/** Another tab of the same user has had a beat: its session is this one.
+ * @type {Action} */
+function learn(c, { who, expiresAt, endsAt }, env) {
+  if (who !== c.who || c.expiresAt === null || expiresAt <= c.expiresAt) return;
+  believe(c, expiresAt, endsAt, env);
 }
 
 /** @type {Action} */
@@ -311,9 +386,11 @@ function tell(_c, event, _env, effects) {
 /** @type {Action} */
 function conclude(c, event, _env, effects) {
   if (c.state !== "ended") return;
-  const message = event.type === "end" ? event : { type: "end", reason: REASON[event.code] ?? "unknown" };
+  const message = event.type === "end" ? event : { type: "end", reason: REASONS[event.code - 4501] ?? "unknown" };
   c.reason = message.reason;
+  c.login = message.login ?? null;
   c.warning = null;
+  c.known = true;
   effects.push({ type: "emit", message });
 }
 
@@ -339,6 +416,26 @@ function post(c, _event, env, effects) {
   effects.push({ type: "post", n: c.n });
 }
 
+/** While only the socket fails, a POST knows whether the server is there.
+ * @type {Action} */
+function knock(c, event, env, effects) {
+  if (c.state !== "waiting") return;
+  c.tried = env.now;
+  post(c, event, env, effects);
+}
+
+/** @type {Action} */
+function request(_c, _event, _env, effects) {
+  effects.push({ type: "request" });
+}
+
+/** The tab that leads is gone without a word. A hidden page leaves that to one that shows.
+ * @type {Action} */
+function steal(c, _event, env, effects) {
+  listen(c, env);
+  if (env.visible) effects.push({ type: "steal" });
+}
+
 /** @type {Action} */
 function hasten(c, _event, { now }) {
   c.deadlines.ping = Math.min(c.deadlines.ping ?? Infinity, Math.max(now, c.pinged + GAP));
@@ -347,14 +444,15 @@ function hasten(c, _event, { now }) {
 /** A user does not wait for a back-off.
  * @type {Action} */
 function insist(c, _event, { now }) {
-  c.deadlines.retry = Math.min(c.deadlines.retry, Math.max(now, c.tried + GAP));
+  c.deadlines.retry = Math.min(c.deadlines.retry ?? Infinity, Math.max(now, c.tried + GAP));
 }
 
 /** @type {Action} */
 function probe(c, event, env, effects) {
+  if (event.type === "jump" || c.deadlines.silence <= env.now) c.known = false;
   listen(c, env);
   c.deadlines.unanswered = env.now + PROBE;
-  hasten(c, event, env, effects);
+  (c.state === "open" ? hasten : request)(c, event, env, effects);
 }
 
 /** A POST is done. Beside an open socket it only brought a cookie; without one it is the ping.
@@ -362,18 +460,20 @@ function probe(c, event, env, effects) {
 function settle(c, event, env, effects) {
   if (event.n !== c.posting) return;
   c.posting = 0;
-  const message = event.message ?? {};
+  const { message } = event;
   if (c.state === "ended") conclude(c, message, env, effects);
-  if (c.state !== "polling") return;
-  if (message.type === "beat") {
-    rest(c, env);
-    confirm(c, { ...message, renew: false }, env, effects); // its cookie came with it
+  else if (c.state === "open" || c.state === "following") return;
+  else if (message?.type === "beat") {
+    c.answered = true;
+    if (c.state === "polling") rest(c, env);
+    confirm(c, message, env, effects);
     foresee(c, message, env, effects);
-  } else if (message.type === "wait") {
+  } else if (c.state === "polling") {
     defer(c, message, env, effects);
-  } else {
+  } else if (c.state === "waiting") {
     c.failures += 1;
-    c.deadlines.ping = env.now + delay(c, env);
+    c.answered = false;
+    c.deadlines.retry = env.now + Math.max(delay(c, env), ms(message?.retry_in, 0));
   }
 }
 
@@ -395,22 +495,29 @@ function ms(seconds, otherwise) {
 }
 
 /** @param {Context} c @param {Event} event @param {Env} env */
-function remember(c, event, { now }) {
-  c.expiresAt = now + ms(event.expires_in, 0);
-  c.endsAt = typeof event.ends_in === "number" ? now + event.ends_in * 1_000 : null;
-  if (c.expiresAt - now > c.warnBefore) c.warning = null;
+function remember(c, event, env) {
+  const endsAt = typeof event.ends_in === "number" ? env.now + event.ends_in * 1_000 : null;
+  believe(c, env.now + ms(event.expires_in, 0), endsAt, env);
+}
+
+/** @param {Context} c @param {number} expiresAt @param {number | null} endsAt @param {Env} env */
+function believe(c, expiresAt, endsAt, { now }) {
+  c.expiresAt = expiresAt;
+  c.endsAt = endsAt;
+  c.known = true;
+  if (expiresAt - now > c.warnBefore) c.warning = null;
 }
 
 /** The server spoke: by when it has to again.
  * @param {Context} c @param {Env} env */
 function listen(c, { now }) {
-  c.deadlines.silence = now + 2 * c.interval + 5_000;
+  c.deadlines.silence = now + 2 * c.pace + 5_000;
 }
 
 /** When the next ping is due: ±10 %, so that pages which came together do not stay together.
  * @param {Context} c @param {Env} env */
 function rest(c, { now, random }) {
-  c.deadlines.ping = now + c.interval * (0.9 + 0.2 * random);
+  c.deadlines.ping = now + c.pace * (0.9 + 0.2 * random);
 }
 
 /** Full jitter. A first loss is likely everybody's, so the server says over how long to spread it.

@@ -6,15 +6,7 @@
  * truth: one drawn by an endless animation would go on beating for a session that is dead.
  */
 
-import {
-  baseOf,
-  Keepalive,
-  SessionBeatEvent,
-  SessionEndEvent,
-  SessionPushEvent,
-  SessionStateChangeEvent,
-  SessionWarningEvent,
-} from "./keepalive.js";
+import { baseOf, hold, SessionEvent } from "./keepalive.js";
 
 const BEAT = 1_000; // 500 ms in, 500 ms out
 const BEATING = [{ transform: "scale(1)" }, { transform: "scale(1.22)" }, { transform: "scale(1)" }];
@@ -54,12 +46,11 @@ svg { display: block; inline-size: 100%; block-size: 100%; overflow: visible; fi
 [part=label]:empty { display: none; }
 `;
 
+const EVENTS = ["beat", "statechange", "warning", "end", "push"].map((name) => `session-${name}`);
+const ALIVE = ["open", "polling", "following"];
+
 // Older Safari has no custom states, and older Chromium other names for them.
 const HAS_STATES = globalThis.CSS?.supports("selector(:state(open))");
-
-/** One connection for all hearts of a page that look at the same server.
- * @type {Map<string, {keepalive: Keepalive, hearts: number}>} */
-const connections = new Map();
 
 /** @type {CSSStyleSheet | undefined} */
 let sheet;
@@ -69,13 +60,15 @@ const Base = /** @type {typeof HTMLElement} */ (globalThis.HTMLElement ?? class 
 
 /**
  * @attr {string} src - where the server answers, such as `/keepalive/`; by default where this module came from
+ * @attr {boolean} share - let one tab's socket do for all tabs of this browser
+ * @attr {boolean} frames - input in frames of the same origin counts as the user's, too
  * @attr {boolean} no-motion - fade once instead of beating, as for people who prefer reduced motion
  * @attr {string} state - read only: a state of the connection, or `warning`; also as `:state()`
- * @fires SessionBeatEvent - session-beat
- * @fires SessionStateChangeEvent - session-statechange
- * @fires SessionWarningEvent - session-warning
- * @fires SessionEndEvent - session-end
- * @fires SessionPushEvent - session-push
+ * @fires {import("./keepalive.js").SessionBeatEvent} session-beat
+ * @fires {import("./keepalive.js").SessionStateChangeEvent} session-statechange
+ * @fires {import("./keepalive.js").SessionWarningEvent} session-warning
+ * @fires {import("./keepalive.js").SessionEndEvent} session-end
+ * @fires {import("./keepalive.js").SessionPushEvent} session-push
  * @csspart heart - the shape
  * @csspart label - the words that come with a warning and an end
  * @cssprop --heart-color - while the session lives
@@ -87,7 +80,7 @@ const Base = /** @type {typeof HTMLElement} */ (globalThis.HTMLElement ?? class 
  * @cssprop --heart-inset - instead of top and right, to sit in another corner
  */
 export class SessionHeart extends Base {
-  static observedAttributes = ["src"];
+  static observedAttributes = ["src", "share", "frames"];
 
   /** The words for states and for reasons of an end; replace them to speak another language.
    * @type {Record<string, string>} */
@@ -96,6 +89,7 @@ export class SessionHeart extends Base {
     connecting: "Connecting",
     open: "Session alive",
     polling: "Session alive",
+    following: "Session alive",
     waiting: "Reconnecting",
     offline: "Offline",
     frozen: "Paused",
@@ -115,8 +109,9 @@ export class SessionHeart extends Base {
   #label;
   /** @type {Animation | undefined} */
   #animation;
-  /** @type {string | undefined} */
-  #connection;
+  /** @type {ReturnType<typeof hold> | null} */
+  #hold = null;
+  #key = "";
   #listening = new AbortController();
 
   constructor() {
@@ -145,13 +140,13 @@ export class SessionHeart extends Base {
 
   /** The connection behind this heart, shared with the others of the page; `null` out of a page. */
   get keepalive() {
-    return (this.#connection && connections.get(this.#connection)?.keepalive) || null;
+    return this.#hold?.keepalive ?? null;
   }
 
   /** The connection's state, or `warning` while one stands and the session lives. */
   get state() {
     const { state, warning } = this.keepalive ?? { state: "idle", warning: null };
-    return warning && (state === "open" || state === "polling") ? "warning" : state;
+    return warning && ALIVE.includes(state) ? "warning" : state;
   }
 
   get src() {
@@ -208,52 +203,30 @@ export class SessionHeart extends Base {
   }
 
   #attach() {
-    const key = baseOf(this.getAttribute("src")).href;
-    if (key === this.#connection) return;
+    const options = { share: this.hasAttribute("share"), frames: this.hasAttribute("frames") };
+    const key = JSON.stringify([baseOf(this.src).href, options]);
+    if (key === this.#key) return;
     this.#detach();
-    const connection = connections.get(key) ?? { keepalive: new Keepalive({ src: key }), hearts: 0 };
-    connection.hearts += 1;
-    connections.set(key, connection);
-    this.#connection = key;
-    this.#listening = new AbortController();
-    this.#listen(connection.keepalive, this.#listening.signal);
-    if (connection.hearts === 1) connection.keepalive.start();
+    this.#key = key;
+    this.#hold = hold(this.src, options);
+    const { signal } = (this.#listening = new AbortController());
+    for (const type of EVENTS) this.#hold.keepalive.addEventListener(type, (event) => this.#pass(event), { signal });
     this.#show();
   }
 
   #detach() {
-    const connection = this.#connection && connections.get(this.#connection);
-    if (!connection) return;
     this.#listening.abort();
-    connection.hearts -= 1;
-    if (connection.hearts === 0) {
-      connection.keepalive.stop();
-      connections.delete(/** @type {string} */ (this.#connection));
-    }
-    this.#connection = undefined;
+    this.#hold?.release();
+    this.#hold = null;
+    this.#key = "";
     this.#show();
   }
 
-  /** @param {Keepalive} keepalive @param {AbortSignal} signal */
-  #listen(keepalive, signal) {
-    /** @param {string} type @param {(event: any) => Event} copy @param {(event: any) => void} [react] */
-    const on = (type, copy, react) => {
-      const listener = (/** @type {Event} */ event) => {
-        this.#show();
-        react?.(event);
-        this.dispatchEvent(copy(event));
-      };
-      keepalive.addEventListener(type, listener, { signal });
-    };
-    on("session-statechange", (event) => new SessionStateChangeEvent(event));
-    on(
-      "session-beat",
-      (event) => new SessionBeatEvent(event),
-      ({ times }) => this.beat(times),
-    );
-    on("session-warning", (event) => new SessionWarningEvent(event));
-    on("session-end", (event) => new SessionEndEvent(event));
-    on("session-push", (event) => new SessionPushEvent(event));
+  /** @param {any} event of the connection: shown, and told again on the page */
+  #pass({ type, fields }) {
+    this.#show();
+    if (type === "session-beat") this.beat(fields.times);
+    this.dispatchEvent(new SessionEvent(type, fields));
   }
 
   /** Said when the state changes, never per beat: a screen reader shall not read out a pulse. */

@@ -1,141 +1,15 @@
 /** The runner in a window of its own making: no network, and time passes when told to. */
 
 import assert from "node:assert/strict";
-import events from "node:events";
 import { describe, test } from "node:test";
 
-import { baseOf, Keepalive } from "../../web/keepalive.js";
+import { baseOf } from "../../web/keepalive.js";
+import { BEAT, Browser, HELLO, settled, Target } from "./browser.js";
 
-events.defaultMaxListeners = 20; // a page has a dozen, and they all go with one signal
-
-const HELLO = {
-  type: "hello",
-  interval: 25,
-  idle_timeout: 1800,
-  expires_in: 1700,
-  ends_in: 40_000,
-  warn_before: 60,
-  mode: "presence",
-  spread: 3,
-};
-const BEAT = { type: "beat", n: 1, expires_in: 1800, ends_in: 40_000 };
-
-/** Listeners that a test can call with any event, trusted ones too. */
-class Target {
-  listeners = new Set();
-
-  addEventListener(type, listener, { signal } = {}) {
-    if (signal?.aborted) return;
-    const entry = { type, listener };
-    this.listeners.add(entry);
-    signal?.addEventListener("abort", () => this.listeners.delete(entry));
-  }
-
-  fire(type, fields = {}) {
-    for (const entry of [...this.listeners]) {
-      if (entry.type === type && this.listeners.has(entry))
-        entry.listener({ type, isTrusted: true, ...fields });
-    }
-  }
+function world(options) {
+  const tab = new Browser().tab(options);
+  return { ...tab, keepalive: tab.open() };
 }
-
-class Socket extends Target {
-  static made = [];
-  static blocked = false;
-  readyState = 0;
-  sent = [];
-  closed = [];
-
-  constructor(url, protocol) {
-    super();
-    if (Socket.blocked) throw new TypeError("blocked by policy");
-    Object.assign(this, { url: String(url), protocol });
-    Socket.made.push(this);
-  }
-
-  send(text) {
-    assert.equal(this.readyState, 1, "send() before open throws");
-    this.sent.push(JSON.parse(text));
-  }
-
-  close(code) {
-    assert.notEqual(this.readyState, 0, "Safari fails on close() while connecting");
-    this.readyState = 2;
-    this.closed.push(code);
-  }
-
-  /** The server speaks. */
-  say(...messages) {
-    if (this.readyState === 0) {
-      this.readyState = 1;
-      this.fire("open");
-    }
-    for (const message of messages)
-      this.fire("message", { data: typeof message === "string" ? message : JSON.stringify(message) });
-    return this;
-  }
-
-  /** The connection is gone. */
-  lose(code = 1006) {
-    this.readyState = 3;
-    this.fire("close", { code });
-  }
-}
-
-function world() {
-  Socket.made = [];
-  Socket.blocked = false;
-  const window = new Target();
-  const timers = new Map();
-  let now = 1_800_000_000_000;
-  let last = 0;
-  Object.assign(window, {
-    AbortSignal,
-    TextEncoder,
-    WebSocket: Socket,
-    Date: { now: () => now },
-    Math: Object.create(Math, { random: { value: () => 0.5 } }),
-    navigator: { onLine: true },
-    document: Object.assign(new Target(), {
-      visibilityState: "visible",
-      baseURI: "https://app.example/shop/",
-    }),
-    setTimeout: (run, delay) => (timers.set(++last, { run, at: now + delay }), last),
-    clearTimeout: (id) => timers.delete(id),
-    errors: [],
-    reportError: (error) => window.errors.push(error),
-    requests: [],
-    answers: [],
-    fetch: async (url, options) => {
-      window.requests.push({ url: String(url), ...options, body: JSON.parse(options.body) });
-      const answer = window.answers.shift();
-      if (answer === undefined) throw new TypeError("no network");
-      return { text: async () => (typeof answer === "string" ? answer : JSON.stringify(answer)) };
-    },
-    timers,
-    async pass(seconds) {
-      const until = now + seconds * 1_000;
-      for (;;) {
-        const due = [...timers].filter(([, { at }]) => at <= until).sort((a, b) => a[1].at - b[1].at)[0];
-        if (!due) break;
-        timers.delete(due[0]);
-        now = Math.max(now, due[1].at);
-        due[1].run();
-        await settled();
-      }
-      now = until;
-    },
-  });
-  const keepalive = new Keepalive({ src: "/keepalive", env: window });
-  const heard = [];
-  for (const type of ["beat", "statechange", "warning", "end", "push"]) {
-    keepalive.addEventListener(`session-${type}`, (event) => heard.push(event));
-  }
-  const said = (type) => heard.filter((event) => event.type === `session-${type}`);
-  return { window, keepalive, heard, said, socket: () => Socket.made.at(-1) };
-}
-
-const settled = () => new Promise((resolve) => setImmediate(resolve));
 
 function opened() {
   const all = world();
@@ -165,9 +39,9 @@ describe("the socket", () => {
   });
 
   test("start twice opens one", () => {
-    const { keepalive } = opened();
+    const { keepalive, sockets } = opened();
     keepalive.start();
-    assert.equal(Socket.made.length, 1);
+    assert.equal(sockets.length, 1);
   });
 
   test("a ping leaves inside the message handler, without timer or await", () => {
@@ -179,30 +53,30 @@ describe("the socket", () => {
   });
 
   test("a constructor that throws is one more failed attempt", async () => {
-    const { keepalive, window } = world();
-    Socket.blocked = true;
+    const { keepalive, browser } = world();
+    browser.blocked = true;
     keepalive.start();
     assert.equal(keepalive.state, "waiting");
-    window.answers.push(BEAT);
-    await window.pass(5);
+    browser.answers.push(BEAT, BEAT);
+    await browser.pass(5);
     assert.equal(keepalive.state, "polling");
   });
 
   test("an error without a close is given up after a second, and its late words count for nothing", async () => {
-    const { keepalive, window, socket } = opened();
+    const { keepalive, socket, browser, sockets } = opened();
     const first = socket();
     first.fire("error");
-    await window.pass(1);
+    await browser.pass(1);
     assert.equal(keepalive.state, "waiting");
-    await window.pass(3);
-    assert.equal(Socket.made.length, 2);
+    await browser.pass(3);
+    assert.equal(sockets.length, 2);
     first.say({ type: "end", reason: "idle" });
     first.lose(4501);
     assert.equal(keepalive.state, "connecting");
   });
 
   test("stop closes an open one with 1000, and one that connects only once it is open", () => {
-    const { keepalive, socket, window } = opened();
+    const { keepalive, socket, window, browser } = opened();
     keepalive.stop();
     assert.deepEqual(socket().closed, [1000]);
     keepalive.start();
@@ -212,7 +86,7 @@ describe("the socket", () => {
     connecting.readyState = 1;
     connecting.fire("open");
     assert.deepEqual(connecting.closed, [1000]);
-    assert.equal(window.timers.size, 0);
+    assert.equal(browser.timers.size, 0);
     assert.equal(
       window.listeners.size + window.document.listeners.size,
       0,
@@ -266,7 +140,7 @@ describe("what it tells", () => {
   });
 
   test("properties", async () => {
-    const { keepalive, socket, window } = world();
+    const { keepalive, socket, browser } = world();
     assert.deepEqual(
       [
         keepalive.state,
@@ -280,7 +154,7 @@ describe("what it tells", () => {
     );
     keepalive.start();
     socket().say(HELLO);
-    await window.pass(10);
+    await browser.pass(10);
     assert.deepEqual([keepalive.mode, keepalive.expiresIn, keepalive.endsIn], ["presence", 1690, 39_990]);
     socket().say({ ...BEAT, ends_in: undefined });
     assert.equal(keepalive.endsIn, null);
@@ -309,40 +183,40 @@ describe("what it tells", () => {
 
 describe("what it says", () => {
   test("idle counts from the last trusted input, and is left out before any", async () => {
-    const { window, socket } = opened();
+    const { window, socket, browser } = opened();
     assert.ok(!("idle" in socket().sent[0]));
     window.fire("keydown", { isTrusted: false });
-    await window.pass(10);
+    await browser.pass(10);
     window.fire("pointermove", { movementX: 0, movementY: 0 });
     assert.equal(socket().sent.length, 1, "neither a script nor a resting pointer is a user");
     window.fire("keydown");
     assert.equal(socket().sent[1].idle, 0, "the first sign of a user is told at once");
-    await window.pass(0.5);
+    await browser.pass(0.5);
     window.fire("keydown");
-    await window.pass(7);
+    await browser.pass(7);
     socket().say({ type: "ask" });
     assert.equal(socket().sent[2].idle, 7.5, "noted once a second");
   });
 
   test("a user who comes back is told of at once, one who goes on is not", async () => {
-    const { window, socket } = opened();
-    await window.pass(3);
+    const { window, socket, browser } = opened();
+    await browser.pass(3);
     window.fire("pointerdown");
     for (let second = 0; second < 20; second++) {
-      await window.pass(1);
+      await browser.pass(1);
       window.fire("pointermove", { movementX: 1, movementY: 0 });
     }
     assert.equal(socket().sent.length, 2);
-    for (let i = 0; i < 3; i++) await window.pass(20).then(() => socket().say(BEAT));
+    for (let i = 0; i < 3; i++) await browser.pass(20).then(() => socket().say(BEAT));
     const before = socket().sent.length;
     window.fire("wheel");
     assert.equal(socket().sent.length, before + 1);
   });
 
   test("input under a warning that can be extended pings at once", async () => {
-    const { window, socket } = opened();
+    const { window, socket, browser } = opened();
     window.fire("keydown");
-    await window.pass(5);
+    await browser.pass(5);
     socket().say({ type: "warning", expires_in: 60, why: "idle", extendable: true });
     const before = socket().sent.length;
     window.fire("keydown");
@@ -377,11 +251,11 @@ describe("what it says", () => {
     ["is longer than the server takes", () => ({ text: "ü".repeat(2_100) })],
   ]) {
     test(`data that ${what} is reported and left behind: the session matters more`, () => {
-      const { keepalive, socket, window } = opened();
+      const { keepalive, socket, browser } = opened();
       keepalive.data = data;
       socket().say({ type: "ask" });
       assert.deepEqual(socket().sent[1], { type: "ping", n: 2, visible: true });
-      assert.equal(window.errors.length, 1);
+      assert.equal(browser.errors.length, 1);
     });
   }
 });
@@ -404,23 +278,23 @@ describe("the page's life", () => {
   });
 
   test("a page thawed without having been frozen probes its socket", async () => {
-    const { socket, window } = opened();
-    await window.pass(5);
+    const { socket, window, browser, sockets } = opened();
+    await browser.pass(5);
     window.fire("pageshow", { persisted: true });
     assert.equal(socket().sent.length, 2);
-    assert.equal(Socket.made.length, 1);
+    assert.equal(sockets.length, 1);
   });
 
   test("a page just loaded is not a page restored", async () => {
-    const { socket, window } = opened();
-    await window.pass(5);
+    const { socket, window, browser } = opened();
+    await browser.pass(5);
     window.fire("pageshow", { persisted: false });
     assert.equal(socket().sent.length, 1);
   });
 
   test("a page that becomes visible pings; one that hides does not", async () => {
-    const { socket, window } = opened();
-    await window.pass(5);
+    const { socket, window, browser } = opened();
+    await browser.pass(5);
     window.document.visibilityState = "hidden";
     window.document.fire("visibilitychange");
     assert.equal(socket().sent.length, 1);
@@ -443,8 +317,8 @@ describe("the page's life", () => {
 });
 
 test("ping() does not wait for the next attempt", async () => {
-  const { keepalive, socket, window } = opened();
-  await window.pass(6);
+  const { keepalive, socket, browser } = opened();
+  await browser.pass(6);
   socket().lose();
   assert.equal(keepalive.state, "waiting");
   keepalive.ping();
@@ -453,11 +327,11 @@ test("ping() does not wait for the next attempt", async () => {
 
 describe("HTTP", () => {
   test("a cookie that is due is fetched by one POST of a ping", async () => {
-    const { socket, window, said } = opened();
-    window.answers.push({ ...BEAT, n: 2 });
+    const { socket, said, browser, keepalive } = opened();
+    browser.answers.push({ ...BEAT, n: 2 });
     socket().say({ ...BEAT, renew: true });
-    assert.equal(window.requests.length, 1);
-    const { url, method, headers, body, cache } = window.requests[0];
+    assert.equal(browser.requests.length, 1);
+    const { url, method, headers, body, cache } = browser.requests[0];
     assert.equal(url, "https://app.example/keepalive/heartbeat");
     assert.deepEqual([method, headers, cache], ["POST", { "Content-Type": "application/json" }, "no-store"]);
     assert.deepEqual(body, { type: "ping", n: 2, visible: true });
@@ -466,21 +340,24 @@ describe("HTTP", () => {
   });
 
   test("polls where WebSockets are blocked, and returns to them on a wake", async () => {
-    const { keepalive, socket, window, said } = world();
+    const { keepalive, socket, window, said, browser } = world();
     keepalive.start();
-    window.answers.push(BEAT, "<html>a portal</html>", BEAT);
+    browser.answers.push(BEAT, BEAT, "<html>a portal</html>", BEAT, BEAT);
     for (let i = 0; i < 3; i++) {
       socket().lose();
-      if (keepalive.state === "waiting") await window.pass(2);
+      if (keepalive.state === "waiting") await browser.pass(2);
     }
     await settled();
     assert.equal(keepalive.state, "polling");
-    assert.equal(said("beat").length, 1);
-    await window.pass(25);
-    assert.equal(window.requests.length, 2);
-    assert.equal(said("beat").length, 1, "a portal's page is no beat");
-    await window.pass(10);
-    assert.equal(said("beat").length, 2, "and not the end either");
+    assert.equal(said("beat").length, 2);
+    await browser.pass(25);
+    assert.equal(browser.requests.length, 3);
+    assert.equal(keepalive.state, "waiting", "a portal's page is no beat");
+    await browser.pass(10);
+    assert.equal(said("beat").length, 3, "and not the end either");
+    socket().lose();
+    await settled();
+    assert.equal(keepalive.state, "polling");
     window.document.fire("visibilitychange");
     assert.equal(keepalive.state, "connecting");
     socket().say(HELLO);
@@ -488,8 +365,8 @@ describe("HTTP", () => {
   });
 
   test("ends by a POST that says so", async () => {
-    const { keepalive, socket, window, said } = opened();
-    window.answers.push({ type: "end", reason: "logout" });
+    const { keepalive, socket, said, browser } = opened();
+    browser.answers.push({ type: "end", reason: "logout" });
     socket().say({ ...BEAT, renew: true });
     await settled();
     assert.equal(keepalive.state, "ended");
@@ -499,10 +376,79 @@ describe("HTTP", () => {
 });
 
 test("a timer never waits longer than setTimeout can", async () => {
-  const { keepalive, socket, window } = world();
+  const { keepalive, socket, window, browser } = world();
   keepalive.start();
   socket().say({ ...HELLO, interval: 1e300 });
-  await window.pass(6);
-  assert.equal(window.timers.size, 1);
-  for (const { at } of window.timers.values()) assert.ok(at - window.Date.now() < 2 ** 31);
+  await browser.pass(6);
+  assert.equal(browser.timers.size, 1);
+  for (const { at } of browser.timers.values()) assert.ok(at - window.Date.now() < 2 ** 31);
+});
+
+describe("what is known", () => {
+  test("is told when it changes", async () => {
+    const { browser, keepalive, socket, said } = opened();
+    socket().say({ ...BEAT, n: 2, expires_in: 20 });
+    assert.equal(keepalive.known, true);
+    await browser.pass(20);
+    assert.equal(keepalive.known, false);
+    const { state, previous, known } = said("statechange").at(-1);
+    assert.deepEqual([state, previous, known], ["open", "open", false]);
+    socket().say(BEAT);
+    assert.equal(said("statechange").at(-1).known, true);
+  });
+
+  test("is nothing on a page that history brings back: its session may have ended since", () => {
+    const { keepalive, socket } = world({ navigation: "back_forward" });
+    keepalive.start();
+    assert.equal(keepalive.known, false);
+    socket().say(HELLO);
+    assert.equal(keepalive.known, true);
+    const fresh = world();
+    fresh.keepalive.start();
+    assert.equal(fresh.keepalive.known, true);
+  });
+
+  test("who it is, and where to sign in", () => {
+    const { keepalive, socket } = world();
+    keepalive.start();
+    assert.deepEqual([keepalive.who, keepalive.login], [null, null]);
+    socket().say({ ...HELLO, who: "5d" }, { type: "end", reason: "idle", login: "/login" });
+    assert.deepEqual([keepalive.who, keepalive.login], ["5d", "/login"]);
+  });
+});
+
+describe("frames", () => {
+  const inner = () => ({ contentWindow: new Target() });
+  const foreign = {
+    get contentWindow() {
+      throw new DOMException("", "SecurityError");
+    },
+  };
+
+  test("of the same origin are listened to, those there and those to come, when asked for", async () => {
+    const { browser, window, open, socket } = world();
+    const [there, later] = [inner(), inner()];
+    window.frames_ = [foreign, there];
+    const keepalive = open({ frames: true });
+    keepalive.start();
+    socket().say(HELLO);
+    there.contentWindow.fire("keydown");
+    await browser.pass(5);
+    socket().say({ type: "ask" });
+    assert.equal(socket().sent.at(-1).idle, 5);
+    window.document.fire("load", { target: later });
+    window.document.fire("load", { target: foreign });
+    later.contentWindow.fire("keydown");
+    socket().say({ type: "ask" });
+    assert.equal(socket().sent.at(-1).idle, 0);
+    keepalive.stop();
+    assert.equal(there.contentWindow.listeners.size + later.contentWindow.listeners.size, 0);
+  });
+
+  test("are left alone otherwise", () => {
+    const { window, keepalive } = world();
+    window.frames_ = [inner()];
+    keepalive.start();
+    assert.equal(window.frames_[0].contentWindow.listeners.size, 0);
+  });
 });

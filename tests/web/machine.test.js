@@ -24,17 +24,15 @@ class Page {
   now = BEGINNING;
   random = 0.5;
   online = true;
+  visible = true;
   effects = [];
 
   tell(...events) {
     this.effects = [];
     for (const event of events) {
-      const { now, random, online } = this;
-      const { context, effects } = next(this.context, typeof event === "string" ? { type: event } : event, {
-        now,
-        random,
-        online,
-      });
+      const { now, random, online, visible } = this;
+      const fact = typeof event === "string" ? { type: event } : event;
+      const { context, effects } = next(this.context, fact, { now, random, online, visible });
       this.context = context;
       this.effects.push(...effects);
     }
@@ -59,6 +57,12 @@ class Page {
     return this.pass((this.context.deadlines.retry - this.now) / 1_000);
   }
 
+  /** Whatever it is trying comes to nothing. */
+  fail() {
+    const { posting } = this.context;
+    return this.tell(posting ? posted(posting, null) : { type: "closed", code: 1006 });
+  }
+
   /** Let `seconds` pass while nothing runs, as in sleep. */
   sleep(seconds) {
     this.now += seconds * 1_000;
@@ -75,12 +79,13 @@ class Page {
   }
 }
 
-const opened = () => new Page().tell("start", HELLO, BEAT);
-const polling = () => {
-  const page = new Page().tell("start");
-  const refused = { type: "closed", code: 1006 };
-  return page.tell(refused).retry().tell(refused).retry().tell(refused);
-};
+const posted = (n, message) => ({ type: "posted", n, message });
+const START = { type: "start", fresh: true };
+
+const opened = () => new Page().tell(START, HELLO, BEAT);
+/** Its first POST, which told that only the socket fails, had the number 1. */
+const polling = () => new Page().tell(START).fail().retry().fail().retry().tell(posted(1, BEAT)).fail();
+const following = () => new Page().tell({ ...START, share: true }, HELLO, BEAT);
 
 /** A page in each state. */
 const IN = {
@@ -94,6 +99,7 @@ const IN = {
     return page.tell({ type: "closed", code: 1006 });
   },
   polling,
+  following,
   frozen: () => opened().tell("freeze"),
   ended: () => opened().tell({ type: "end", reason: "logout" }),
 };
@@ -125,9 +131,12 @@ const EVENTS = [
     { type: "end", reason: "idle" },
     { type: "beat" },
     { type: "hello", interval: "x", spread: null },
-    { type: "posted", n: 1, message: null },
-    { type: "posted", n: 2, message: BEAT },
-    { type: "posted", n: 2, message: { type: "end", reason: "idle" } },
+    { type: "start", share: true },
+    { type: "led", state: "waiting" },
+    { type: "told", who: null, expiresAt: BEGINNING + 9e6, endsAt: null },
+    posted(1, null),
+    posted(2, BEAT),
+    posted(2, { type: "end", reason: "idle" }),
     ...[1000, 1001, 1006, 1009, 1011, 1012, 1013, 4001, 4004, 4499, 4500, 4501, 4506, 4999].map((code) => ({
       type: "closed",
       code,
@@ -170,7 +179,7 @@ describe("the table", () => {
   test("next() changes nothing it was given", () => {
     const { context } = opened();
     const before = structuredClone(context);
-    for (const event of EVENTS) next(context, event, { now: BEGINNING + 90_000, random: 0.5, online: true });
+    for (const event of EVENTS) next(context, event, { now: BEGINNING + 90_000, random: 0.5, online: true, visible: true });
     assert.deepEqual(context, before);
   });
 });
@@ -257,13 +266,10 @@ describe("a warning", () => {
     const page = polling();
     const { n } = page.context;
     const near = { type: "beat", n, expires_in: 40, ends_in: 40 };
-    assert.deepEqual(page.tell({ type: "posted", n, message: near }).did, ["beat", "warning"]);
+    assert.deepEqual(page.tell(posted(n, near)).did, ["beat", "warning"]);
     assert.deepEqual(page.context.warning, { why: "absolute", extendable: false });
     page.pass(25);
-    assert.deepEqual(
-      page.tell({ type: "posted", n: n + 1, message: { ...near, expires_in: 15, ends_in: 15 } }).did,
-      ["beat"],
-    );
+    assert.deepEqual(page.tell(posted(n + 1, { ...near, expires_in: 15, ends_in: 15 })).did, ["beat"]);
   });
 });
 
@@ -315,7 +321,7 @@ describe("an end", () => {
     page.tell("offline", { type: "closed", code: 1006 });
     for (let hour = 0; hour < 24; hour++) {
       page.pass(3_600);
-      if (page.state === "connecting") page.tell({ type: "closed", code: 1006 });
+      if (page.state === "connecting") page.fail();
       assert.notEqual(page.state, "ended");
     }
     page.online = true;
@@ -352,20 +358,23 @@ describe("coming back", () => {
     page.random = 0.999;
     const waits = [];
     for (let i = 0; i < 8; i++) {
-      page.tell({ type: "closed", code: 1006 });
+      page.fail();
       waits.push((page.context.deadlines.retry - page.now) / 1_000);
       page.retry();
     }
     assert.deepEqual(waits.map(Math.round), [3, 2, 4, 8, 16, 30, 30, 30]);
     page.random = 0;
-    assert.equal(page.tell({ type: "closed", code: 1006 }).context.deadlines.retry - page.now, 500);
+    assert.equal(page.fail().context.deadlines.retry - page.now, 500);
   });
 
   test("only a socket that held for five seconds resets the back-off", () => {
     const page = IN.waiting();
-    for (let i = 0; i < 3; i++) page.retry().tell(HELLO).pass(4).tell({ type: "closed", code: 1011 });
+    page.retry().tell(HELLO).pass(4).fail();
+    for (let i = 0; i < 2; i++) {
+      page.retry().tell(posted(page.context.posting, BEAT), HELLO).pass(4).tell({ type: "closed", code: 1011 });
+    }
     assert.equal(page.context.failures, 4);
-    page.retry().tell(HELLO).pass(5);
+    page.retry().tell(posted(page.context.posting, BEAT), HELLO).pass(5);
     assert.equal(page.context.failures, 0);
   });
 
@@ -416,22 +425,23 @@ describe("a user who will not wait", () => {
       assert.deepEqual(make().sleep(0.1).tell("nudge").did, [], "the last attempt was just now");
       const page = make();
       page.random = 0.999;
-      for (let i = 0; i < 6; i++) page.retry().tell({ type: "closed", code: 1006 });
+      for (let i = 0; i < 6; i++) page.retry().fail();
       assert.ok(page.context.deadlines.retry - page.now > 25_000);
-      assert.deepEqual(page.sleep(2).tell("nudge").did, ["connect"]);
+      assert.deepEqual(page.sleep(2).tell("nudge").did, [make === IN.waiting ? "post" : "connect"]);
     }
   });
 
   test("has a try every two seconds at most", () => {
     const page = IN.waiting();
     page.random = 0.999;
-    for (let i = 0; i < 6; i++) page.retry().tell({ type: "closed", code: 1006 });
+    for (let i = 0; i < 6; i++) page.retry().fail();
     const before = page.now;
     let tries = 0;
     while (page.now < before + 20_000) {
-      if (page.pass(0.1).tell("nudge").did.includes("connect") || page.state === "connecting") {
+      page.pass(0.1).tell("nudge");
+      if (page.context.posting) {
         tries += 1;
-        page.tell({ type: "closed", code: 1006 });
+        page.fail();
       }
     }
     assert.ok(tries >= 9 && tries <= 10, `${tries}`);
@@ -452,7 +462,7 @@ describe("a session near its end", () => {
     page.random = 0.999;
     const waits = [];
     for (let left = 8; left > 0.5; left = (page.context.expiresAt - page.now) / 1_000) {
-      page.tell({ type: "closed", code: 1006 });
+      page.fail();
       const wait = (page.context.deadlines.retry - page.now) / 1_000;
       assert.ok(wait <= Math.max(0.5, left / 2), `${wait} s of ${left} s`);
       waits.push(wait);
@@ -469,18 +479,18 @@ describe("a session near its end", () => {
   });
 
   test("nor between two polls that fail", () => {
-    const page = polling().tell({ type: "posted", n: 1, message: { ...near, expires_in: 35 } });
+    const page = polling().tell(posted(2, { ...near, expires_in: 35 }));
     page.random = 0.999;
-    page.pass(27.5).tell({ type: "posted", n: 2, message: null });
+    page.pass(27.5).fail();
     const left = page.context.expiresAt - page.now;
-    assert.ok(left > 0 && page.context.deadlines.ping - page.now <= left / 2);
+    assert.ok(left > 0 && page.context.deadlines.retry - page.now <= left / 2);
   });
 
   test("once past it has the usual back-off", () => {
     const page = opened().tell({ ...near, expires_in: 1 }).pass(2);
     page.random = 0.999;
-    for (let i = 0; i < 7; i++) page.tell({ type: "closed", code: 1006 }).retry();
-    page.tell({ type: "closed", code: 1006 });
+    for (let i = 0; i < 7; i++) page.fail().retry();
+    page.fail();
     assert.equal(Math.round((page.context.deadlines.retry - page.now) / 1_000), 30);
   });
 });
@@ -546,52 +556,209 @@ describe("freezing", () => {
 });
 
 describe("polling", () => {
-  test("begins with the third failure on a page that was never greeted", () => {
-    const page = polling();
+  test("begins when a POST is answered and the socket is not, on the third attempt", () => {
+    const page = new Page().tell(START).fail().retry();
+    assert.deepEqual(page.fail().did, ["drop"]);
+    assert.deepEqual(page.retry().effects, [{ type: "post", n: 1 }], "is it the server, or only the socket?");
+    assert.deepEqual(page.tell(posted(1, BEAT)).did, ["beat", "connect"]);
+    assert.deepEqual(page.fail().effects, [{ type: "drop" }, { type: "post", n: 2 }]);
     assert.equal(page.state, "polling");
-    assert.deepEqual(page.effects, [{ type: "drop" }, { type: "post", n: 1 }]);
   });
 
-  test("never begins on a page that was", () => {
+  test("begins on a page that had a socket before, too: a laptop moves", () => {
+    const page = opened().fail().retry().fail().retry();
+    page.tell(posted(page.context.posting, BEAT)).fail();
+    assert.equal(page.state, "polling");
+  });
+
+  test("never begins while the server is away", () => {
     const page = IN.waiting();
-    for (let i = 0; i < 10; i++) page.retry().tell({ type: "closed", code: 1006 });
-    assert.equal(page.state, "waiting");
+    for (let i = 0; i < 10; i++) {
+      page.retry().fail();
+      assert.equal(page.state, "waiting");
+    }
+  });
+
+  test("a server that comes back is greeted over the socket at once", () => {
+    const page = IN.waiting().retry().fail().retry().fail().retry();
+    assert.deepEqual(page.tell(posted(page.context.posting, BEAT)).did, ["beat", "connect"]);
+    assert.equal(page.tell(HELLO).state, "open");
+    assert.equal(page.fail().state, "waiting", "what was learnt of the socket then is past");
   });
 
   test("beats, and posts again an interval later", () => {
     const page = polling();
-    assert.deepEqual(page.tell({ type: "posted", n: 1, message: BEAT }).did, ["beat"]);
+    assert.deepEqual(page.tell(posted(2, BEAT)).did, ["beat"]);
     assert.deepEqual(page.pass(24.9).did, []);
-    assert.deepEqual(page.pass(0.1).effects, [{ type: "post", n: 2 }]);
+    assert.deepEqual(page.pass(0.1).effects, [{ type: "post", n: 3 }]);
   });
 
   test("has one request under way at most", () => {
     assert.deepEqual(polling().sleep(5).tell("nudge", "nudge").did, []);
   });
 
-  test("backs off without an answer, and does as a wait says", () => {
-    const page = polling().tell({ type: "posted", n: 1, message: null });
+  test("is over when nothing answers any more", () => {
+    const page = polling().tell(posted(2, null));
+    assert.equal(page.state, "waiting");
+    assert.deepEqual(page.retry().did, ["post"]);
+  });
+
+  test("does as a wait says", () => {
+    const page = polling().tell(posted(2, { type: "wait", n: 2, retry_in: 1, why: "store" }));
     assert.equal(page.state, "polling");
-    assert.deepEqual(page.pass(3.9).did, []);
-    assert.deepEqual(page.pass(0.1).did, ["post"]);
-    page.tell({ type: "posted", n: 2, message: { type: "wait", n: 2, retry_in: 1, why: "store" } });
     assert.deepEqual(page.pass(1.1).did, ["post"]);
+    const waiting = IN.waiting().retry().fail().retry();
+    waiting.tell(posted(waiting.context.posting, { type: "wait", n: 2, retry_in: 40, why: "store" }));
+    assert.deepEqual(waiting.pass(39.9).did, []);
+    assert.deepEqual(waiting.pass(0.1).did, ["post"]);
   });
 
   test("ends when told so", () => {
-    const page = polling().tell({ type: "posted", n: 1, message: { type: "end", reason: "idle" } });
+    const page = polling().tell(posted(2, { type: "end", reason: "idle" }));
     assert.equal(page.state, "ended");
     assert.deepEqual(page.did, ["end"]);
   });
 
-  test("tries the socket again on a wake", () => {
+  test("tries the socket again on a wake, and every five minutes", () => {
     assert.deepEqual(polling().tell("wake").did, ["connect"]);
+    assert.deepEqual(polling().tell("online").did, ["connect"]);
+    const page = polling();
+    for (let i = 0; i < 11; i++) page.tell(posted(page.context.posting, BEAT)).pass(25);
+    assert.deepEqual(page.tell(posted(page.context.posting, BEAT)).pass(25).did, ["connect"]);
+    assert.deepEqual(page.fail().did, ["drop", "post"], "and goes on");
   });
 
   test("does not take a late timer for a wake: a hidden page's run once a minute", () => {
-    const page = polling().tell({ type: "posted", n: 1, message: BEAT }).sleep(60).tell("tick");
+    const page = polling().tell(posted(2, BEAT)).sleep(60).tell("tick");
     assert.equal(page.state, "polling");
     assert.deepEqual(page.did, ["post"]);
+  });
+});
+
+describe("a hidden page", () => {
+  test("pings as seldom as hello says, and as often as ever once it shows", () => {
+    const page = new Page().tell(START, { ...HELLO, hidden_interval: 120 });
+    page.visible = false;
+    assert.deepEqual(page.pass(25).did, ["send"], "the ping that was due when it was hidden");
+    page.tell(BEAT);
+    assert.deepEqual(page.pass(119).did, []);
+    assert.deepEqual(page.pass(1).did, ["send"]);
+    page.tell(BEAT).sleep(30);
+    page.visible = true;
+    assert.deepEqual(page.tell("wake").did, ["send"]);
+    assert.deepEqual(page.tell(BEAT).pass(25).did, ["send"]);
+  });
+
+  test("never pings more often than one that shows", () => {
+    const page = new Page();
+    page.visible = false;
+    page.tell(START, { ...HELLO, hidden_interval: 1 });
+    assert.deepEqual(page.pass(24).did, []);
+  });
+});
+
+describe("what is known", () => {
+  test("of a page that was just loaded, its session; of one from history, nothing yet", () => {
+    assert.equal(new Page().tell(START).context.known, true);
+    const old = new Page().tell("start");
+    assert.equal(old.context.known, false);
+    assert.equal(old.tell(HELLO).context.known, true);
+  });
+
+  test("ends with the deadline, to the moment, unless the server speaks", () => {
+    const page = opened().tell({ ...BEAT, expires_in: 30 }).fail();
+    page.pass(29.9);
+    assert.equal(page.context.known, true);
+    page.pass(0.1);
+    assert.equal(page.context.known, false);
+    assert.notEqual(page.state, "ended", "only the server ends a session");
+    assert.equal(opened().tell({ type: "end", reason: "idle" }).sleep(9_000).tell("tick").context.known, true);
+  });
+
+  test("ends with a long sleep and with a freeze, until the answer", () => {
+    const slept = opened().sleep(3_600).tell("tick");
+    assert.equal(slept.context.known, false);
+    assert.equal(slept.tell(BEAT).context.known, true);
+    const thawed = IN.frozen().sleep(60).tell("thaw");
+    assert.equal(thawed.context.known, false);
+    assert.equal(thawed.tell(HELLO).context.known, true);
+  });
+
+  test("stays when the user merely looks back in", () => {
+    assert.equal(opened().sleep(20).tell("wake").context.known, true);
+  });
+});
+
+describe("another tab", () => {
+  const later = { type: "told", who: null, expiresAt: BEGINNING + 1_900_000, endsAt: BEGINNING + 9e6 };
+
+  test("that has had a beat moves the deadline, and takes the warning away", () => {
+    const page = opened().tell({ type: "warning", expires_in: 60, why: "idle", extendable: true });
+    page.tell(later);
+    assert.equal(page.context.warning, null);
+    assert.equal(page.context.expiresAt, later.expiresAt);
+    assert.equal(page.context.endsAt, later.endsAt);
+  });
+
+  test("never brings a deadline nearer", () => {
+    const page = opened().tell({ ...later, expiresAt: BEGINNING + 5_000 });
+    assert.equal(page.context.expiresAt, BEGINNING + 1_800_000);
+  });
+
+  test("of another user says nothing about this page", () => {
+    const page = new Page().tell(START, { ...HELLO, who: "ann" }).tell({ ...later, who: "bob" });
+    assert.equal(page.context.expiresAt, BEGINNING + 1_700_000);
+    assert.equal(page.tell({ ...later, who: "ann" }).context.expiresAt, later.expiresAt);
+  });
+});
+
+describe("sharing one socket", () => {
+  test("a page follows until it is told to lead", () => {
+    const page = new Page().tell({ ...START, share: true });
+    assert.equal(page.state, "following");
+    assert.deepEqual(page.did, ["request"]);
+    assert.deepEqual(page.tell("lead").did, ["connect"]);
+  });
+
+  test("what the leader hears is told as if the page had heard it", () => {
+    const page = following();
+    assert.deepEqual(page.tell(BEAT, { type: "push", data: 1 }).did, ["beat", "push"]);
+    assert.deepEqual(page.tell({ ...BEAT, renew: true }).did, ["beat"], "the leader has fetched the cookie");
+    assert.equal(page.context.expiresAt, BEGINNING + 1_800_000);
+    assert.equal(page.tell({ type: "end", reason: "logout" }).state, "ended");
+  });
+
+  test("a nudge and a wake go to the leader, who has five seconds", () => {
+    assert.deepEqual(following().tell("nudge").did, ["request"]);
+    const page = following().sleep(20).tell("wake");
+    assert.deepEqual(page.did, ["request"]);
+    assert.deepEqual(page.pass(5).did, ["steal"]);
+    assert.deepEqual(following().sleep(20).tell("wake", BEAT).pass(5).did, []);
+  });
+
+  test("a silent leader is replaced, by a page that shows", () => {
+    const page = following();
+    assert.deepEqual(page.pass(54.9).did, []);
+    assert.deepEqual(page.pass(0.1).did, ["steal"]);
+    const hidden = following();
+    hidden.visible = false;
+    assert.deepEqual(hidden.pass(600).did, []);
+  });
+
+  test("one that tells of its trouble is not", () => {
+    const page = following();
+    for (let i = 0; i < 5; i++) assert.deepEqual(page.pass(50).tell({ type: "led", state: "waiting" }).did, []);
+    assert.equal(page.context.led, "waiting");
+  });
+
+  test("who is replaced lets go of the socket", () => {
+    const page = following().tell("lead", HELLO, BEAT);
+    assert.deepEqual(page.tell("follow").did, ["drop", "request"]);
+    assert.equal(page.state, "following");
+  });
+
+  test("a page that thaws follows again", () => {
+    assert.equal(following().tell("lead", HELLO, "freeze", "thaw").state, "following");
   });
 });
 
@@ -673,11 +840,11 @@ test("200,000 random events break no invariant", () => {
       assert.ok(nearest(page.context) > page.now, `${at} a deadline left overdue`);
       // A page that lives always has something to come: a deadline, or the answer to a POST.
       const rests = ["idle", "frozen", "ended"].includes(page.state);
-      const awaits = page.state === "polling" && page.context.posting > 0;
+      const awaits = ["polling", "waiting"].includes(page.state) && page.context.posting > 0;
       if (rests) assert.equal(nearest(page.context), Infinity, at);
       else assert.ok(awaits || nearest(page.context) < Infinity, `${at} stuck`);
       const { deadlines, expiresAt } = page.context;
-      if (page.state === "waiting" || page.state === "offline") {
+      if ((page.state === "waiting" && !page.context.posting) || page.state === "offline") {
         if (expiresAt > page.now)
           assert.ok(deadlines.retry <= Math.max(expiresAt, page.now + 500), `${at} sleeps over the end`);
         if (event.type === "nudge" && page.state === before)

@@ -1,0 +1,221 @@
+/** Several tabs of one browser: what they tell each other, and the one socket that they may share. */
+
+import assert from "node:assert/strict";
+import { describe, test } from "node:test";
+
+import { BEAT, Browser, HELLO, settled } from "./browser.js";
+
+const WARNING = { type: "warning", expires_in: 60, why: "idle", extendable: true };
+
+/** Tabs with a socket each, all greeted. */
+function tabs(count, hello = HELLO) {
+  const browser = new Browser();
+  const all = Array.from({ length: count }, () => {
+    const tab = browser.tab();
+    const keepalive = tab.open();
+    keepalive.start();
+    tab.socket().say(hello, BEAT);
+    return { ...tab, keepalive };
+  });
+  return { browser, all };
+}
+
+/** Tabs that share, the first of which leads. */
+async function sharing(count) {
+  const browser = new Browser();
+  const all = [];
+  for (let i = 0; i < count; i++) {
+    const tab = browser.tab();
+    const keepalive = tab.open({ share: true });
+    keepalive.start();
+    await settled();
+    if (i === 0) tab.socket().say(HELLO, BEAT);
+    all.push({ ...tab, keepalive });
+  }
+  await settled();
+  return { browser, all, states: () => all.map(({ keepalive }) => keepalive.state) };
+}
+
+/** How many sockets are open or opening. */
+const live = (browser) => browser.sockets.filter(({ readyState }) => readyState < 2).length;
+
+describe("tabs with a socket each", () => {
+  test("input in one is input in all", async () => {
+    const { browser, all } = tabs(2);
+    await browser.pass(3);
+    all[0].window.fire("keydown");
+    await settled();
+    await browser.pass(4);
+    all[1].socket().say({ type: "ask" });
+    assert.equal(all[1].socket().sent.at(-1).idle, 4);
+  });
+
+  test("a beat in one takes the warning away in all", async () => {
+    const { all } = tabs(3);
+    await settled();
+    for (const { socket } of all) socket().say(WARNING);
+    all[1].keepalive.ping();
+    all[1].socket().say({ ...BEAT, n: 2, expires_in: 1799 });
+    await settled();
+    for (const { keepalive } of all) {
+      assert.equal(keepalive.warning, null);
+      assert.equal(keepalive.expiresIn, 1799);
+    }
+  });
+
+  test("an end in one makes the others ask the server, and believe only that", async () => {
+    const { browser, all } = tabs(2);
+    await browser.pass(5);
+    all[0].socket().say({ type: "end", reason: "logout" });
+    await settled();
+    assert.equal(all[1].keepalive.state, "open");
+    assert.equal(all[1].socket().sent.length, 2);
+  });
+
+  test("one that is over hears that another has a session", async () => {
+    const { all } = tabs(2);
+    await settled();
+    all[0].socket().say({ type: "end", reason: "idle" });
+    await settled();
+    all[1].socket().say(BEAT);
+    await settled();
+    assert.equal(all[0].said("elsewhere").length, 1);
+    assert.equal(all[0].keepalive.state, "ended", "it is for the page to go on, or not");
+  });
+
+  test("hear nothing of another server's, and nothing once they stop", async () => {
+    const { browser, all } = tabs(1);
+    const other = browser.tab();
+    other.open({ src: "/other" }).start();
+    other.window.fire("keydown");
+    await settled();
+    all[0].socket().say({ type: "ask" });
+    assert.ok(!("idle" in all[0].socket().sent.at(-1)));
+  });
+});
+
+describe("sharing", () => {
+  test("ten tabs have one socket, and all have its beats", async () => {
+    const { browser, all, states } = await sharing(10);
+    assert.deepEqual(states(), ["open", ...Array(9).fill("following")]);
+    assert.equal(browser.sockets.length, 1);
+    const before = all.map(({ said }) => said("beat").length);
+    all[0].socket().say({ ...BEAT, n: 9 }, { type: "push", data: "hi" }, WARNING);
+    await settled();
+    for (const [index, { keepalive, said }] of all.entries()) {
+      assert.equal(said("beat").length, before[index] + 1);
+      assert.deepEqual(
+        said("push").map(({ data }) => data),
+        ["hi"],
+      );
+      assert.ok(keepalive.warning.extendable);
+      assert.equal(keepalive.mode, "presence", "greeted by the leader");
+    }
+  });
+
+  test("input and pings of those who follow go through the leader", async () => {
+    const { browser, all } = await sharing(2);
+    await browser.pass(5);
+    all[1].window.fire("keydown");
+    await settled();
+    const { sent } = all[0].socket();
+    assert.equal(sent.at(-1).idle, 0);
+    const before = sent.length;
+    await browser.pass(5);
+    all[1].keepalive.ping();
+    await settled();
+    assert.equal(sent.length, before + 1);
+  });
+
+  test("the next one leads when the leader stops, freezes or is put away", async () => {
+    for (const leave of [
+      ({ keepalive }) => keepalive.stop(),
+      ({ window }) => window.document.fire("freeze"),
+      ({ window }) => window.fire("pagehide"),
+    ]) {
+      const { browser, all, states } = await sharing(3);
+      leave(all[0]);
+      await settled();
+      assert.deepEqual(states().slice(1), ["connecting", "connecting"], "the third shows what the leader does");
+      assert.equal(live(browser), 1);
+      all[1].socket().say(HELLO, BEAT);
+      await settled();
+      assert.deepEqual(states().slice(1), ["open", "following"]);
+    }
+  });
+
+  test("a leader that comes back from the cache follows", async () => {
+    const { browser, all, states } = await sharing(2);
+    all[0].window.fire("pagehide");
+    await settled();
+    all[1].socket().say(HELLO, BEAT);
+    all[0].window.fire("pageshow", { persisted: true });
+    await settled();
+    assert.deepEqual(states(), ["following", "open"]);
+    assert.equal(live(browser), 1);
+  });
+
+  test("a leader that hangs is replaced by a tab that shows", async () => {
+    const { browser, all, states } = await sharing(3);
+    all[0].hang();
+    all[1].window.document.visibilityState = "hidden";
+    await browser.pass(54);
+    assert.deepEqual(states(), ["open", "following", "following"]);
+    await browser.pass(2);
+    assert.deepEqual(states().slice(1), ["connecting", "connecting"]);
+    assert.equal(all[1].sockets.length, 0);
+    all[2].socket().say(HELLO, BEAT);
+    await settled();
+    assert.deepEqual(states().slice(1), ["following", "open"]);
+  });
+
+  test("one that gets no answer is replaced by a tab that wakes, and lets go", async () => {
+    const { browser, all, states } = await sharing(2);
+    await browser.pass(20);
+    all[1].window.document.fire("visibilitychange");
+    await settled();
+    assert.deepEqual(states(), ["open", "following"]);
+    await browser.pass(5);
+    assert.equal(live(browser), 1);
+    assert.deepEqual(states(), ["connecting", "connecting"]);
+    all[1].socket().say(HELLO, BEAT);
+    await settled();
+    assert.deepEqual(states(), ["following", "open"]);
+    assert.deepEqual(all[0].socket().closed, [1000]);
+  });
+
+  test("those who follow show the trouble of the leader, and steal nothing meanwhile", async () => {
+    const { browser, all, states } = await sharing(2);
+    all[0].socket().lose();
+    await settled();
+    assert.deepEqual(states(), ["waiting", "waiting"]);
+    assert.deepEqual(all[1].said("statechange").at(-1).state, "waiting");
+    assert.equal(live(browser), 0);
+  });
+
+  test("an end is everybody's", async () => {
+    const { browser, all, states } = await sharing(3);
+    all[0].socket().say({ type: "end", reason: "logout", login: "/login" });
+    await settled();
+    assert.deepEqual(states(), ["ended", "ended", "ended"]);
+    for (const { said } of all) assert.deepEqual([said("end").length, said("end")[0].login], [1, "/login"]);
+    assert.equal(live(browser), 0);
+    assert.equal(browser.sockets.length, 1);
+  });
+
+  test("a page in a sandbox, which gets no lock, has a socket of its own", async () => {
+    const tab = new Browser().tab();
+    tab.window.navigator.locks = { request: () => Promise.reject(new DOMException("", "SecurityError")) };
+    const keepalive = tab.open({ share: true });
+    keepalive.start();
+    await settled();
+    assert.equal(keepalive.state, "connecting");
+  });
+
+  test("an insecure page has a socket of its own, and says nothing about it", () => {
+    const tab = new Browser().tab({ secure: false });
+    const keepalive = tab.open({ share: true });
+    keepalive.start();
+    assert.equal(keepalive.state, "connecting");
+  });
+});
