@@ -371,9 +371,9 @@ def setup(
     Raises:
         SettingError: the settings cannot work; the message says what to change.
     """
-    clock = clock or SystemClock()
     if isinstance(sessions, str):
         sessions = open_store(sessions, clock=clock)
+    clock = clock or SystemClock()
     door: KeepaliveStorage | CookieBorneStorage
     if isinstance(sessions, AbstractStorage) and secure is not None:
         kind = type(sessions).__name__

@@ -83,14 +83,23 @@ def open_store(url: str, *, clock: Clock | None = None) -> SessionStore:
     """The store for a URL, not opened yet.
 
     Args:
-        url: `memory://`, or `sqlite:///relative/path` or `sqlite:////absolute/path`.
-        clock: whose wall time decides; the machine's by default.
+        url: `memory://`, `sqlite:///relative/path` or `sqlite:////absolute/path`, or with the extra `redis`
+            `redis://`, `rediss://`, `redis+sentinel://` or `redis+cluster://`.
+        clock: whose wall time decides; by default the machine's, or that of Redis.
 
     Raises:
         SettingError: no store goes by such a URL.
     """
-    clock = clock or SystemClock()
     parts = urlsplit(url)
+    if parts.scheme in ("redis", "rediss", "redis+sentinel", "redis+cluster"):
+        try:
+            from .redis import RedisStore
+        except ModuleNotFoundError as error:
+            raise SettingError(
+                "sessions in Redis need redis-py", 'run pip install "session-keepalive[redis]"'
+            ) from error
+        return RedisStore(url, clock)
+    clock = clock or SystemClock()
     if parts.scheme == "memory":
         from .memory import MemoryStore
 
@@ -106,5 +115,5 @@ def open_store(url: str, *, clock: Clock | None = None) -> SessionStore:
     # Only the scheme is named: a URL may hold a password.
     raise SettingError(
         f"no store goes by this {parts.scheme or 'relative'} URL",
-        "use memory:// or sqlite:///path/to/sessions.db",
+        "use sqlite:///path/to/sessions.db, redis://host:6379/0 or memory://",
     )

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Self
 from weakref import WeakSet
 
+from ..errors import StoreError
 from ..touchers import Ended
 
 
@@ -12,10 +13,11 @@ class Watch:
     """An async iterator over the sessions that ended since it was made."""
 
     def __init__(self) -> None:
-        self._news: Queue[Ended | None] = Queue()
+        self._news: Queue[Ended | StoreError | None] = Queue()
 
-    def tell(self, ended: Ended | None) -> None:
-        """Hand over one end; `None` finishes the iteration after all that came before."""
+    def tell(self, ended: Ended | StoreError | None) -> None:
+        """Hand over one end; an error breaks the iteration off, and `None` finishes it, after all that
+        came before."""
         self._news.put_nowait(ended)
 
     def __aiter__(self) -> Self:
@@ -23,6 +25,8 @@ class Watch:
 
     async def __anext__(self) -> Ended:
         ended = await self._news.get()
+        if isinstance(ended, StoreError):
+            raise ended
         if ended is None:
             self._news.put_nowait(None)  # a finished iterator stays finished
             raise StopAsyncIteration
@@ -49,6 +53,12 @@ class Watches:
         for one in ended:
             for watch in self._watches:
                 watch.tell(one)
+
+    def lose(self, error: StoreError) -> None:
+        """Break off every watch: an end may have been missed."""
+        for watch in self._watches:
+            watch.tell(error)
+        self._watches.clear()
 
     def finish(self) -> None:
         """Let every watch run out after what it has been told."""

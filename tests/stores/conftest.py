@@ -8,11 +8,12 @@ import pytest
 from keepalive.clock import ManualClock
 from keepalive.stores import SessionStore, open_store
 
-MakeStore = Callable[[Path, ManualClock], SessionStore]
+MakeStore = Callable[[Path, ManualClock, str], SessionStore]
 
 STORES: dict[str, MakeStore] = {
-    "memory": lambda folder, clock: open_store("memory://", clock=clock),
-    "sqlite": lambda folder, clock: open_store(f"sqlite:///{folder}/sessions.db", clock=clock),
+    "memory": lambda folder, clock, redis: open_store("memory://", clock=clock),
+    "sqlite": lambda folder, clock, redis: open_store(f"sqlite:///{folder}/sessions.db", clock=clock),
+    "redis": lambda folder, clock, redis: open_store(f"{redis}?prefix={folder}:", clock=clock),
 }
 
 
@@ -22,8 +23,10 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture(params=STORES)
-def unopened(request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock) -> SessionStore:
-    return STORES[request.param](tmp_path, clock)
+def unopened(
+    request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock, redis_url: str
+) -> SessionStore:
+    return STORES[request.param](tmp_path, clock, redis_url)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """URLs find their store, or say what to write instead."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from keepalive.errors import SettingError
 from keepalive.policy import Policy
 from keepalive.stores import Record, open_store
 from keepalive.stores.memory import MemoryStore
+from keepalive.stores.redis import RedisStore
 from keepalive.stores.sqlite import SqliteStore
 from keepalive.touchers import key_of
 
@@ -53,9 +55,38 @@ async def test_the_clock_of_the_machine_is_the_default() -> None:
         "sqlite:///sessions.db?mode=ro",
         "sqlite:///sessions.db#1",
         "mysql://root:secret@db/sessions",
+        "redis+sentinel://:secret@one:26379",
+        "redis+sentinel:///mymaster",
+        "redis+cluster://:secret@",
+        "redis+cluster://:secret@one:port",
+        "redis://:secret@one:port",
+        "redis://:secret@one/0?max_connections=many",
     ],
 )
 def test_other_urls_are_refused_with_advice(url: str) -> None:
-    with pytest.raises(SettingError, match=r"use memory:// or sqlite:///") as caught:
+    with pytest.raises(SettingError, match=r"use sqlite:///|write it like redis") as caught:
         open_store(url)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://",
+        "redis://user:secret@one:6380/2?prefix=app:",
+        "rediss://one",
+        "redis+sentinel://user:secret@one,two:26380/mymaster/1",
+        "redis+cluster://one,two:6380?prefix=app:",
+    ],
+)
+def test_redis(url: str) -> None:
+    store = open_store(url)
+    assert isinstance(store, RedisStore)
+    assert store._prefix == ("app:" if "app" in url else "keepalive:")
+
+
+def test_redis_needs_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "keepalive.stores.redis")
+    monkeypatch.setitem(sys.modules, "keepalive.stores.redis_link", None)
+    with pytest.raises(SettingError, match=r"session-keepalive\[redis\]"):
+        open_store("redis://")

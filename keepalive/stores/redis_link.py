@@ -1,0 +1,227 @@
+"""`RedisLink`: the way to Redis, with a deadline for every question, and closed while nobody answers."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from hashlib import sha1
+from typing import Any, NamedTuple
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+
+from ..errors import SettingError, StoreError, StoreUnavailable
+
+DEADLINE = 0.5
+"""For how many seconds Redis may leave a question open. None is asked twice."""
+POOL = 50
+"""Most questions under way at once; whoever comes later waits, within the same deadline."""
+FAILURES = 3
+"""After so many in a row without an answer nobody waits for one any more,"""
+PAUSE = 1.0
+"""but for one who tries again, once in so many seconds."""
+QUIET = 5.0
+"""A subscription that hears nothing for so many seconds asks whether it still stands."""
+
+_PORT, _SENTINEL_PORT = 6379, 26379
+
+
+class Script(NamedTuple):
+    """What Redis runs in one step, and the name by which it remembers it."""
+
+    source: str
+    digest: str
+
+    @classmethod
+    def of(cls, source: str) -> "Script":
+        return cls(source, sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+
+class RedisLink:
+    """Connections to one Redis, to the primary that Sentinels name, or to a Cluster.
+
+    Args:
+        url: `redis://` or `rediss://` as redis-py has them, `redis+sentinel://user:password@host:port,host:port/
+            service/database`, or `redis+cluster://user:password@host:port,host:port`.
+
+    Raises:
+        SettingError: the URL cannot be read; it is not quoted, for it may hold a password.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.clustered = urlsplit(url).scheme == "redis+cluster"
+        self._make = _client_for(url)
+        self._client: Redis | RedisCluster | None = None
+        self._failures = 0
+        self._again_at = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def open(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._failures = 0
+        self._client = self._make()
+
+    async def close(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
+
+    async def run(self, script: Script, keys: Sequence[str], *args: bytes | str | float) -> Any:
+        """Run a script.
+
+        Raises:
+            StoreUnavailable: there was no answer in time, or Redis cannot do it now. Whether it was done is
+                not known.
+        """
+
+        async def run(client: Any) -> Any:
+            try:
+                return await client.evalsha(script.digest, len(keys), *keys, *args)
+            except NoScriptError:  # a server that was started anew has forgotten it, and has done nothing
+                return await client.eval(script.source, len(keys), *keys, *args)
+
+        return await self._ask(run)
+
+    async def names(self, key: str) -> list[bytes]:
+        """The members of a sorted set."""
+
+        async def read(client: Any) -> Any:
+            return await client.zrange(key, 0, -1)
+
+        names: list[bytes] = await self._ask(read)
+        return names
+
+    async def listen(self, channel: str, subscribed: Callable[[], None]) -> AsyncIterator[bytes]:
+        """What is published on a channel, from when `subscribed` has been called.
+
+        Raises:
+            StoreUnavailable: the subscription was lost; nobody knows what was published since.
+        """
+        async with self.required().pubsub() as pubsub:
+            try:
+                async with asyncio.timeout(DEADLINE):
+                    await pubsub.subscribe(channel)
+                asked = False
+                while True:
+                    message = await pubsub.get_message(timeout=QUIET)
+                    if message is None:
+                        if asked:
+                            raise TimeoutError
+                        asked = True
+                        await pubsub.ping()
+                        continue
+                    asked = False
+                    if message["type"] == "subscribe":
+                        subscribed()
+                    elif message["type"] == "message":
+                        yield message["data"]
+            except (RedisError, OSError, TimeoutError) as error:
+                raise _explained(error) from error
+
+    def required(self) -> Any:
+        """redis-py's client.
+
+        Raises:
+            StoreUnavailable: the link is not open.
+        """
+        if self._client is None:
+            raise StoreUnavailable("the session store is not open", "await open() first")
+        return self._client
+
+    async def _ask(self, question: Callable[[Any], Awaitable[Any]]) -> Any:
+        client = self.required()
+        assert self._loop is not None
+        if self._failures >= FAILURES:
+            if self._loop.time() < self._again_at:
+                raise StoreUnavailable("Redis does not answer", _ADVICE)
+            self._again_at = self._loop.time() + PAUSE  # this is the one who tries
+        try:
+            async with asyncio.timeout(DEADLINE):
+                answer = await question(client)
+        except (RedisError, OSError, TimeoutError) as error:
+            if not isinstance(error, ResponseError) or isinstance(error, ReadOnlyError):
+                self._failures += 1
+                self._again_at = self._loop.time() + PAUSE
+            if isinstance(error, ReadOnlyError) and not self.clustered:
+                # A replica now. The connections lead there until they are made anew.
+                await client.connection_pool.disconnect(inuse_connections=False)
+            raise _explained(error) from error
+        self._failures = 0
+        return answer
+
+
+_ADVICE = "see whether it runs and can be reached from here; what waits for it is told to wait"
+
+
+def _explained(error: Exception) -> StoreError:
+    """The error of ours for one of redis-py's. Its text is left out: it may quote a command."""
+    match error:
+        case OutOfMemoryError():
+            return StoreUnavailable("Redis has no memory left", "raise its maxmemory, or make room in it")
+        case ReadOnlyError():
+            return StoreUnavailable("this Redis is a replica", "wait for the fail-over, or name the primary")
+        case AuthenticationError() | NoPermissionError():
+            return StoreUnavailable(
+                "Redis refuses this user",
+                "check the password, and give the user the commands in docs/cluster.md",
+            )
+        case ResponseError():
+            return StoreUnavailable(
+                f"Redis refuses a command ({type(error).__name__})",
+                "this needs Redis 7 or newer, and its scripts",
+            )
+    return StoreUnavailable("Redis does not answer", _ADVICE)
+
+
+def _client_for(url: str) -> Callable[[], Any]:
+    """How to make the client for a URL; nothing is connected yet."""
+    parts = urlsplit(url)
+    options: dict[str, Any] = {
+        "socket_timeout": DEADLINE,
+        "socket_connect_timeout": DEADLINE,
+        "retry": Retry(NoBackoff(), 0),
+        "max_connections": POOL,
+    }
+    try:
+        if parts.scheme in ("redis", "rediss"):
+            BlockingConnectionPool.from_url(url)  # to find out now what is wrong with it
+            return lambda: Redis.from_pool(BlockingConnectionPool.from_url(url, timeout=DEADLINE, **options))
+        options |= {"username": parts.username, "password": parts.password and unquote(parts.password)}
+        if parts.scheme == "redis+sentinel":
+            hosts = _hosts(parts, _SENTINEL_PORT)
+            service, _, database = parts.path.strip("/").partition("/")
+            if not service:
+                raise ValueError
+            options["db"] = int(database or 0)
+            sentinel = {"socket_timeout": DEADLINE, "socket_connect_timeout": DEADLINE}
+            make: Callable[..., Any] = Sentinel  # redis-py has no types for it
+            return lambda: make(hosts, sentinel_kwargs=sentinel, **options).master_for(service)
+        nodes = _hosts(parts, _PORT)
+        return lambda: RedisCluster(startup_nodes=[ClusterNode(*node) for node in nodes], **options)
+    except ValueError:
+        raise SettingError(
+            f"this {parts.scheme} URL names no Redis",
+            "write it like redis://host:6379/0, redis+sentinel://one:26379,two:26379/service, or"
+            " redis+cluster://one:6379,two:6379",
+        ) from None
+
+
+def _hosts(parts: SplitResult, port: int) -> list[tuple[str, int]]:
+    hosts = []
+    for each in parts.netloc.rpartition("@")[2].split(","):
+        one = urlsplit(f"//{each}")
+        if not one.hostname:
+            raise ValueError
+        hosts.append((one.hostname, one.port or port))
+    return hosts
