@@ -16,7 +16,7 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from .errors import SettingError, StoreUnavailable
 
 ENVIRONMENT = "KEEPALIVE_SECRET"
-_HOW_TO = (
+HOW_TO = (
     "make one with: python -c 'from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())'"
 )
 
@@ -34,12 +34,12 @@ class Seal:
 
     def __init__(self, keys: Sequence[str]) -> None:
         if not keys:
-            raise SettingError("the secret that seals the session cookies is empty", _HOW_TO)
+            raise SettingError("the secret that seals the session cookies is empty", HOW_TO)
         try:
             self._fernet = MultiFernet([Fernet(key) for key in keys])
         except ValueError:
             raise SettingError(
-                "a secret that seals the session cookies is not 32 bytes in URL-safe base64", _HOW_TO
+                "a secret that seals the session cookies is not 32 bytes in URL-safe base64", HOW_TO
             ) from None
 
     def seal(self, text: str) -> str:
@@ -89,9 +89,9 @@ class Seal:
         try:
             return cls.parse(path.read_text(encoding="ascii"))
         except FileNotFoundError:
-            raise SettingError(f"there is no secret file {path}", _HOW_TO) from None
+            raise SettingError(f"there is no secret file {path}", HOW_TO) from None
         except (OSError, UnicodeError) as error:
-            raise SettingError(f"the secret file {path} cannot be used ({error})", _HOW_TO) from None
+            raise SettingError(f"the secret file {path} cannot be used ({error})", HOW_TO) from None
 
 
 def _make_once(path: Path) -> None:

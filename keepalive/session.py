@@ -15,7 +15,7 @@ from aiohttp_session import AbstractStorage, Session
 
 from .errors import SettingError, StoreError
 from .policy import Policy, Reason
-from .seal import ENVIRONMENT, Seal
+from .seal import ENVIRONMENT, HOW_TO, Seal
 from .stores import SessionStore
 from .touchers import Left, Ticket, Touch, key_of
 
@@ -55,8 +55,7 @@ class KeepaliveStorage(AbstractStorage):
         policy: their rules, or a function that chooses them by a session's data.
         seal: seals the cookies. By default with the keys in `KEEPALIVE_SECRET`, or those in the
             file beside the store's database that has `.secret` after its name, which is made once;
-            a store that has no file and so forgets its sessions with the process gets a seal that
-            does so too.
+            a store that forgets its sessions with the process gets a seal that does so too.
         user_key: the item of a session that says whose it is. When it changes, that is a login:
             the session gets a new id and the old one ends.
         cookie_name: gets the prefix `__Host-` on https.
@@ -64,7 +63,7 @@ class KeepaliveStorage(AbstractStorage):
             request. Behind a proxy that ends TLS, say `True`.
 
     Raises:
-        SettingError: the secret is malformed, or the policy is none.
+        SettingError: the secret is malformed or missing, or the policy is none.
     """
 
     def __init__(
@@ -229,8 +228,14 @@ class KeepaliveStorage(AbstractStorage):
 def _seal_for(store: SessionStore) -> Seal:
     if store.path is not None:
         return Seal.find(os.environ, store.path.with_name(f"{store.path.name}.secret"), make=True)
-    keys = os.environ.get(ENVIRONMENT)
-    return Seal.parse(keys) if keys else Seal.fresh()
+    if keys := os.environ.get(ENVIRONMENT):
+        return Seal.parse(keys)
+    if store.forgets:
+        return Seal.fresh()
+    raise SettingError(
+        "there is no secret to seal the session cookies with, and this store has no file to keep one beside",
+        f"give every node the same key in {ENVIRONMENT}, or in a secret file; {HOW_TO}",
+    )
 
 
 def _unavailable() -> web.HTTPServiceUnavailable:

@@ -236,6 +236,15 @@ def test_the_secret_of_the_environment(tmp_path: Path, monkeypatch: pytest.Monke
     KeepaliveStorage(open_store(url.format(tmp_path)))
 
 
+def test_nodes_that_share_sessions_need_one_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KEEPALIVE_SECRET", raising=False)
+    with pytest.raises(SettingError, match="the same key in KEEPALIVE_SECRET"):
+        KeepaliveStorage(open_store("redis://"))
+    KeepaliveStorage(open_store("redis://"), seal=SEAL)
+    monkeypatch.setenv("KEEPALIVE_SECRET", Fernet.generate_key().decode())
+    KeepaliveStorage(open_store("redis://"))
+
+
 async def test_no_id_is_stored(tmp_path: Path, serve: Serve, browse: Browse) -> None:
     shop = Shop(KeepaliveStorage(open_store(f"sqlite:///{tmp_path}/sessions.db"), seal=SEAL))
     browser = await browse((await serve(shop.app)).port)

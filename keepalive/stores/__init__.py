@@ -35,6 +35,10 @@ class SessionStore(Toucher, Protocol):
     def path(self) -> Path | None:
         """The file that holds the sessions; `None` where there is none."""
 
+    @property
+    def forgets(self) -> bool:
+        """Whether its sessions are gone with this process."""
+
     async def open(self) -> None:
         """Make ready for use.
 

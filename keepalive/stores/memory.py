@@ -30,6 +30,7 @@ class MemoryStore:
     """
 
     path = None
+    forgets = True
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

@@ -88,6 +88,8 @@ class SqliteStore:
         clock: whose wall time decides.
     """
 
+    forgets = False
+
     def __init__(self, path: str | Path, clock: Clock) -> None:
         self.path = Path(path).absolute()
         self._clock = clock
