@@ -1,5 +1,6 @@
 """The browser side as files: where they are, and how its modules are served."""
 
+import gzip
 import hashlib
 from base64 import b64encode
 from pathlib import Path
@@ -9,7 +10,11 @@ import msgspec
 from aiohttp import hdrs, web
 
 MANIFEST = "manifest.json"
-_HEADERS = {hdrs.CACHE_CONTROL: "public, max-age=300", "X-Content-Type-Options": "nosniff"}
+_HEADERS = {
+    hdrs.CACHE_CONTROL: "public, max-age=300",
+    hdrs.VARY: hdrs.ACCEPT_ENCODING,
+    "X-Content-Type-Options": "nosniff",
+}
 
 
 def browser_files() -> Path:
@@ -20,8 +25,11 @@ def browser_files() -> Path:
 
 class _File(NamedTuple):
     body: bytes
+    packed: bytes
+    """The body, compressed once and for all."""
     content_type: str
     digest: bytes
+    """Of the body as it is, which is what browsers compare with an SRI hash."""
 
 
 class Modules:
@@ -42,16 +50,28 @@ class Modules:
         file = self._files.get(request.match_info["name"])
         if file is None:
             raise web.HTTPNotFound
-        etag = file.digest.hex()[:32]
+        body, headers, etag = file.body, _HEADERS, file.digest.hex()[:32]
+        if _takes_gzip(request):  # another representation, so another tag (RFC 9110 §8.8.3.3)
+            body, headers, etag = file.packed, {**_HEADERS, hdrs.CONTENT_ENCODING: "gzip"}, f"{etag}-gzip"
         if any(known.value in (etag, "*") for known in request.if_none_match or ()):
             response = web.Response(status=304, headers=_HEADERS)
         else:
             response = web.Response(
-                body=file.body, content_type=file.content_type, charset="utf-8", headers=_HEADERS
+                body=body, content_type=file.content_type, charset="utf-8", headers=headers
             )
         response.etag = etag
         return response
 
 
 def _file(body: bytes, content_type: str) -> _File:
-    return _File(body, content_type, hashlib.sha384(body).digest())
+    packed = gzip.compress(body, mtime=0)  # without the time, so that a tag stands for the same bytes
+    return _File(body, packed, content_type, hashlib.sha384(body).digest())
+
+
+def _takes_gzip(request: web.Request) -> bool:
+    """Whether the client names gzip among what it accepts (RFC 9110 §12.5.3), and not to refuse it."""
+    for each in request.headers.get(hdrs.ACCEPT_ENCODING, "").lower().split(","):
+        coding, _, weight = each.partition(";")
+        if coding.strip() == "gzip":
+            return weight.strip().rstrip("0.") != "q="  # which is what is left of any zero
+    return False

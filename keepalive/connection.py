@@ -244,12 +244,8 @@ class Connection(asyncio.BufferedProtocol, asyncio.Protocol, Generic[P]):
             now = self._spend()  # first: what comes after the close costs as much as what came before
             if self._closed_with is not None and opcode is not _CLOSE:
                 return
-            if opcode is _TEXT:
-                ping = decode(payload)
-                if ping is not None and self.page is not None:
-                    self._shared.listener.on_ping(self.page, ping, now)
-            elif opcode is _BINARY:
-                raise MessageError(CloseCode.UNSUPPORTED_DATA, "binary messages are not part of the protocol")
+            if opcode is _TEXT or opcode is _BINARY:
+                self._hear(opcode, payload, now)
             elif opcode is _PING:
                 self._write(frames.pong(payload))
             elif opcode is _CLOSE:
@@ -258,6 +254,14 @@ class Connection(asyncio.BufferedProtocol, asyncio.Protocol, Generic[P]):
             self._refuse(error)
         except Exception:
             self._fail()
+
+    def _hear(self, opcode: Opcode, payload: bytes, now: float) -> None:
+        """Take a whole message."""
+        if opcode is not _TEXT:
+            raise MessageError(CloseCode.UNSUPPORTED_DATA, "binary messages are not part of the protocol")
+        ping = decode(payload)
+        if ping is not None and self.page is not None:
+            self._shared.listener.on_ping(self.page, ping, now)
 
     def _spend(self) -> float:
         """Count one frame against the page's rate (the generic cell rate algorithm, ITU-T I.371); when."""

@@ -327,7 +327,7 @@ class Heart:
         if page not in page.live.pages:
             return None
         if now < page.overdue_at:
-            return page.overdue_at
+            return page.look_again_at(now)
         if page.asks == 2:
             page.socket.close(CloseCode.NO_ANSWER, "no answer")
             return None
@@ -358,6 +358,8 @@ class Heart:
                 async for key, reason in ends or self._toucher.watch():
                     self._has_ended(key, reason)
                 return
+            except StoreError as error:
+                log.warning("ended sessions may have been missed; asking for all that are here: %s", error)
             except Exception:
                 log.exception("the watch for ended sessions broke off; watching anew")
             ends = None

@@ -4,6 +4,7 @@ Pure; time is an argument, in monotonic seconds. The heart records the facts and
 decisions.
 """
 
+from hashlib import sha256
 from math import inf
 from typing import NamedTuple, Protocol
 
@@ -14,6 +15,8 @@ from .policy import Mode, Reason, is_evidence
 from .touchers import Left, Ticket, Touch
 
 NEVER = -inf
+OVERDUE = 1.25
+"""After how many of its intervals a page is asked for a ping."""
 LEAST_DEBT = 0.5
 """Seconds of earned life that are worth a touch of their own: when the last page leaves, and once in
 `touch_every`."""
@@ -67,7 +70,14 @@ class Page:
     @property
     def overdue_at(self) -> float:
         """When it is to be asked for a ping, or has been often enough."""
-        return self.heard_at + self.live.policy.ping_interval * (1.25 + self.asks)
+        policy = self.live.policy
+        interval = policy.ping_interval if self.visible else policy.hidden_interval
+        # Whoever is asked answers at once, hidden or not.
+        return self.heard_at + OVERDUE * interval + self.asks * policy.ping_interval
+
+    def look_again_at(self, now: float) -> float:
+        """When to see whether it is overdue: a hidden page that shows again is so earlier."""
+        return min(self.overdue_at, now + OVERDUE * self.live.policy.ping_interval)
 
 
 class Live:
@@ -170,7 +180,7 @@ class Live:
         return Touch(self.key, keep, idle)
 
     def hello(self, now: float, spread: float) -> Hello:
-        policy = self.policy
+        policy, hidden = self.policy, self.policy.hidden_interval
         return Hello(
             interval=policy.ping_interval,
             idle_timeout=policy.idle_timeout,
@@ -179,6 +189,8 @@ class Live:
             warn_before=policy.warn_before,
             mode=policy.mode,
             spread=spread,
+            who=None if self.user is None else who(self.user),
+            hidden_interval=hidden if hidden > policy.ping_interval else None,
         )
 
     def beat(self, n: int, now: float, data: Raw | None) -> Beat:
@@ -202,6 +214,12 @@ class Waiting(NamedTuple):
     page: Page
     n: int
     data: Raw | None
+
+
+def who(user: str) -> str:
+    """A short name by which pages tell one user from another, though not whom."""
+    # A name that came as JSON may hold half of a surrogate pair.
+    return sha256(b"keepalive who " + user.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def _seconds(remaining: float) -> float:

@@ -72,6 +72,8 @@ class Hello(_Outgoing, tag="hello"):
     mode: Mode
     spread: float
     ends_in: float | None = None
+    who: str | None = None
+    hidden_interval: float | None = None
 
 
 class Beat(_Outgoing, tag="beat"):

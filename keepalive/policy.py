@@ -13,9 +13,10 @@ from .errors import SettingError
 
 # WCAG 2.2.1 gives a person at least this many seconds to ask for more time.
 _LEAST_WARNING = 20.0
-# Browsers run the timers of a page hidden for long only once a minute; below this, a hidden page
-# that has to reconnect may come back too late.
-_LEAST_COMFORTABLE_IDLE = 180.0
+# Browsers run the timers of a page hidden for long only once a minute. On top of two intervals of
+# silence, a hidden page needs up to two such minutes to notice a dead connection and to reconnect;
+# the rest is for the connection itself.
+_RECONNECTING = 130.0
 
 
 class Mode(StrEnum):
@@ -58,6 +59,8 @@ class Policy:
         warn_before: how many seconds ahead of a deadline the page is warned; by default the
             smaller of 60 and a third of `idle_timeout`.
         ping_interval: how often a page pings, in seconds.
+        hidden_interval: the same while the page is hidden; at least `ping_interval`, and by default
+            no different.
         mode: what a ping may do; a `Mode` or its name.
         touch_every: a session is touched in the store at most this often, in seconds, unless a
             ping moves its deadline by more, or a warning shows that it may withdraw; 0 touches for
@@ -72,6 +75,7 @@ class Policy:
     absolute_timeout: float | None
     warn_before: float
     ping_interval: float
+    hidden_interval: float
     mode: Mode
     touch_every: float
 
@@ -82,11 +86,20 @@ class Policy:
         absolute_timeout: float | None = 43200.0,
         warn_before: float | None = None,
         ping_interval: float = 25.0,
+        hidden_interval: float | None = None,
         mode: Mode | str = Mode.PRESENCE,
         touch_every: float | None = None,
     ) -> None:
         _require_positive("idle_timeout", idle_timeout)
         _require_positive("ping_interval", ping_interval)
+        try:
+            mode = Mode(mode)
+        except ValueError:
+            names = ", ".join(Mode)
+            raise SettingError(f"there is no mode {mode!r}", f"use one of {names}") from None
+        if hidden_interval is None:
+            hidden_interval = ping_interval
+        _require_positive("hidden_interval", hidden_interval)
         if warn_before is None:
             warn_before = min(60.0, idle_timeout / 3)
         if touch_every is None:
@@ -98,13 +111,20 @@ class Policy:
                     f"absolute_timeout ({absolute_timeout:g} s) is under idle_timeout ({idle_timeout:g} s)",
                     "raise absolute_timeout or lower idle_timeout",
                 )
-        if idle_timeout < 3 * ping_interval:
+        if hidden_interval < ping_interval:
             raise SettingError(
-                f"idle_timeout ({idle_timeout:g} s) is shorter than three times"
-                f" ping_interval ({ping_interval:g} s)",
-                f"raise idle_timeout to {3 * ping_interval:g} s"
-                f" or lower ping_interval to {idle_timeout / 3:g} s",
+                f"hidden_interval ({hidden_interval:g} s) is under ping_interval ({ping_interval:g} s)",
+                "raise hidden_interval, or leave it out",
             )
+        intervals = {"ping_interval": ping_interval}
+        if mode is _PRESENCE:  # in the others, a page that is merely open keeps nothing alive
+            intervals["hidden_interval"] = hidden_interval
+        for name, interval in intervals.items():
+            if idle_timeout < 3 * interval:
+                raise SettingError(
+                    f"idle_timeout ({idle_timeout:g} s) is shorter than three times {name} ({interval:g} s)",
+                    f"raise idle_timeout to {3 * interval:g} s or lower {name} to {idle_timeout / 3:g} s",
+                )
         if not 0 <= warn_before < idle_timeout:
             raise SettingError(
                 f"warn_before ({warn_before:g} s) is not between 0 and idle_timeout ({idle_timeout:g} s)",
@@ -116,16 +136,12 @@ class Policy:
                 f" idle_timeout ({idle_timeout:g} s)",
                 f"give touch_every 0 to {idle_timeout / 2:g} seconds, or leave it out",
             )
-        try:
-            mode = Mode(mode)
-        except ValueError:
-            names = ", ".join(Mode)
-            raise SettingError(f"there is no mode {mode!r}", f"use one of {names}") from None
         fix = object.__setattr__  # the instance is frozen for everyone else
         fix(self, "idle_timeout", float(idle_timeout))
         fix(self, "absolute_timeout", None if absolute_timeout is None else float(absolute_timeout))
         fix(self, "warn_before", float(warn_before))
         fix(self, "ping_interval", float(ping_interval))
+        fix(self, "hidden_interval", float(hidden_interval))
         fix(self, "mode", mode)
         fix(self, "touch_every", float(touch_every))
 
@@ -137,15 +153,17 @@ class Policy:
                 f"warn_before is {self.warn_before:g} s: people need at least {_LEAST_WARNING:g} s "
                 "to ask for more time (WCAG 2.2.1)"
             )
-        if self.mode is Mode.PRESENCE and self.warn_before > self.idle_timeout - 2 * self.ping_interval:
+        interval = self.hidden_interval if self.mode is _PRESENCE else self.ping_interval
+        if self.mode is _PRESENCE and self.warn_before > self.idle_timeout - 2 * interval:
             found.append(
-                f"warn_before is {self.warn_before:g} s: pages are warned between their pings, of"
-                f" {self.ping_interval:g} s each, although they keep the session alive"
+                f"warn_before is {self.warn_before:g} s: pages are warned between their pings, up to"
+                f" {interval:g} s apart, although they keep the session alive"
             )
-        if self.idle_timeout < _LEAST_COMFORTABLE_IDLE:
+        comfortable = 2 * interval + _RECONNECTING
+        if self.idle_timeout < comfortable:
             found.append(
                 f"idle_timeout is {self.idle_timeout:g} s: browsers run a hidden page's timers once "
-                f"a minute, so a reconnect may come too late below {_LEAST_COMFORTABLE_IDLE:g} s"
+                f"a minute, so a reconnect may come too late below {comfortable:g} s"
             )
         if self.absolute_timeout is None:
             found.append("absolute_timeout is off: an open page keeps its session for ever")

@@ -179,6 +179,13 @@ class Settings:
         "How often a page pings.",
         "Stays under the 30 to 60s after which proxies cut a silent connection.",
     )
+    hidden_interval: float | None = _setting(
+        _SPAN,
+        "automatic",
+        "How often a hidden page pings, at least `ping_interval`.",
+        "As `ping_interval`: a proxy cuts a silent connection, whether its page shows or not.",
+        default=None,
+    )
     mode: Mode = _setting(
         _MODE,
         "presence",
@@ -232,6 +239,7 @@ class Settings:
             absolute_timeout=self.absolute_timeout,
             warn_before=self.warn_before,
             ping_interval=self.ping_interval,
+            hidden_interval=self.hidden_interval,
             mode=self.mode,
             touch_every=self.touch_every,
         )

@@ -134,13 +134,13 @@ class FakePage:
         """The handshake is done."""
         self._heart.on_open(self.page)
 
-    def ping(self, idle: float | None = None, *, n: int | None = None) -> int:
+    def ping(self, idle: float | None = None, *, n: int | None = None, visible: bool = True) -> int:
         """Send a ping, the next one unless `n` says which; returns its number."""
         if n is None:
             self.n += 1
             n = self.n
         if self.socket.closed is None:
-            self._heart.on_ping(self.page, Ping(n=n, idle=idle), self._now())
+            self._heart.on_ping(self.page, Ping(n=n, idle=idle, visible=visible), self._now())
         return n
 
     def leave(self) -> None:

@@ -38,6 +38,8 @@ def _nothing_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(variable)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.chdir(tmp_path)
+    # What should have been refused would be served for ever: uvloop swallows the end of a test's time.
+    monkeypatch.setattr("keepalive.server.run", lambda *_, **__: pytest.fail("it serves"))
 
 
 @contextmanager
@@ -129,6 +131,7 @@ def test_unwise_settings_are_noted() -> None:
         (["--port", "x"], "--port is 'x': give it a whole number from 0 to 65535"),
         (["--idle-timeout", "1w"], "--idle-timeout is '1w': give it a duration such as 90 (seconds)"),
         (["--idle-timeout", "10"], "idle_timeout (10 s) is shorter than three times ping_interval"),
+        (["--hidden-interval", "20"], "hidden_interval (20 s) is under ping_interval (25 s): raise"),
         (["--mode", "eternal"], "--mode is 'eternal': give it one of presence, activity, observe"),
         (["--prot", "1"], "No such option"),
         (["--port"], "Option '--port' requires"),

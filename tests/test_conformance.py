@@ -32,7 +32,7 @@ class Echo(Connection[None]):
 
     __slots__ = ()
 
-    def _hear(self, opcode: Opcode, payload: bytes) -> None:
+    def _hear(self, opcode: Opcode, payload: bytes, now: float) -> None:
         self._write(bytes([0x80 | opcode]) + frames.text(payload)[1:])
 
 

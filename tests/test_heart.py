@@ -32,6 +32,8 @@ RARE: dict[str, Any] = {
 ACTIVITY = Policy(**RARE, mode="activity")
 OBSERVE = Policy(**RARE, mode="observe")
 EVERY_PING = Policy(idle_timeout=600, absolute_timeout=7200, touch_every=0)
+HIDDEN_RULES: dict[str, Any] = {"absolute_timeout": 7200, "ping_interval": 25, "hidden_interval": 100}
+HIDDEN = Policy(**HIDDEN_RULES, idle_timeout=600)
 ROUNDING = 0.001  # of the seconds in a message
 LATE = 3 * STEP  # a wheel's resolution, the tick that finds it, and the step of the test
 
@@ -413,6 +415,51 @@ async def test_who_pings_in_time_is_never_asked(world: World) -> None:
     page = await world.page("a")
     await world.keep_pinging(1000, page)
     assert page.of(Ask) == []
+
+
+async def test_a_hidden_page_is_asked_only_when_its_own_interval_is_overdue(begin: Begin) -> None:
+    world = await begin(HIDDEN)
+    page = await world.page("a")
+    page.ping(visible=False)
+    for _ in range(3):
+        await world.advance(100 * 1.25 - STEP)
+        assert page.of(Ask) == []
+        page.ping(visible=False)
+        await settle()
+    await world.advance(100 * 1.25 + LATE)
+    assert len(page.of(Ask)) == 1
+    await world.advance(25 - LATE)
+    assert len(page.of(Ask)) == 1
+    await world.advance(2 * LATE)
+    assert len(page.of(Ask)) == 2  # who is asked answers at once, hidden or not
+    await world.advance(25)
+    assert page.gone == (None, 4001)
+
+
+async def test_a_hidden_page_that_shows_again_is_asked_as_soon_as_any_other(begin: Begin) -> None:
+    world = await begin(HIDDEN)
+    page = await world.page("a")
+    page.ping(visible=False)
+    await world.advance(40)
+    page.ping()
+    await world.advance(25 * 1.25 - STEP)
+    assert page.of(Ask) == []
+    await world.advance(LATE)
+    assert len(page.of(Ask)) == 1
+
+
+async def test_presence_a_hidden_page_that_answers_only_when_asked_keeps_its_session(begin: Begin) -> None:
+    world = await begin(Policy(**HIDDEN_RULES, idle_timeout=300, warn_before=60))
+    page = await world.page("a")
+    page.ping(visible=False)
+    asks = 0
+    for _ in range(round(3000 / STEP)):
+        await world.advance(STEP)
+        if len(page.of(Ask)) > asks:
+            asks += 1
+            page.ping(visible=False)
+    assert asks == pytest.approx(3000 / 125, abs=1)
+    assert (page.of(Warning), page.closed) == ([], None)
 
 
 async def test_one_silent_tab_does_not_take_the_others_along(world: World) -> None:

@@ -1,5 +1,6 @@
 """A live session: the facts it records, and what follows from them."""
 
+from hashlib import sha256
 from math import inf, nan
 
 import pytest
@@ -20,12 +21,19 @@ NOW = 1000.0
 
 
 def live(
-    mode: Mode = Mode.PRESENCE, *, idle: float = 600.0, absolute: float = 3600.0, renew: bool = False
+    mode: Mode = Mode.PRESENCE,
+    *,
+    idle: float = 600.0,
+    absolute: float = 3600.0,
+    renew: bool = False,
+    user: str | None = "ann",
+    hidden_interval: float | None = None,
 ) -> Live:
     policy = Policy(
-        idle_timeout=600, absolute_timeout=3600, warn_before=60, ping_interval=20, touch_every=30, mode=mode
-    )
-    return Live(Ticket(KEY, policy, "ann", Left(idle, absolute, renew)), NOW)
+        idle_timeout=600, absolute_timeout=3600, warn_before=60, ping_interval=20, touch_every=30, mode=mode,
+        hidden_interval=hidden_interval,
+    )  # fmt: skip
+    return Live(Ticket(KEY, policy, user, Left(idle, absolute, renew)), NOW)
 
 
 # What the store said.
@@ -64,6 +72,21 @@ def test_hello_tells_the_rules() -> None:
     hello = live(Mode.ACTIVITY, idle=500, absolute=3600).hello(NOW + 10, spread=4.0)
     assert (hello.interval, hello.idle_timeout, hello.warn_before) == (20.0, 600.0, 60.0)
     assert (hello.expires_in, hello.ends_in, hello.mode, hello.spread) == (490.0, 3590.0, "activity", 4.0)
+
+
+def test_hello_tells_how_often_a_hidden_page_pings_where_that_is_another_matter() -> None:
+    assert live(hidden_interval=50).hello(NOW, 3.0).hidden_interval == 50.0
+    assert live(hidden_interval=20).hello(NOW, 3.0).hidden_interval is None
+    assert live().hello(NOW, 3.0).hidden_interval is None
+
+
+def test_hello_tells_one_user_from_another_but_not_whom() -> None:
+    ann = live().hello(NOW, 3.0).who
+    assert ann == sha256(b"keepalive who ann").hexdigest()[:16]
+    assert live(Mode.ACTIVITY, absolute=1000).hello(NOW + 5, 3.0).who == ann
+    names = ["ann", "Ann", "ann ", "", "\u00e4nn", "\ud800"]
+    assert len({live(user=name).hello(NOW, 3.0).who for name in names}) == len(names)
+    assert live(user=None).hello(NOW, 3.0).who is None
 
 
 def test_a_warning_says_which_deadline_and_whether_anyone_can_move_it() -> None:
@@ -223,3 +246,24 @@ def test_an_old_or_repeated_ping_changes_nothing_but_proves_that_the_page_runs()
     assert (page.asks, page.overdue_at) == (0, NOW + 5 + 25)
     assert page.heard(Ping(5, idle=1.0), NOW + 6)
     assert (page.n, page.visible) == (5, True)
+
+
+def test_a_hidden_page_is_overdue_later_but_must_answer_as_soon() -> None:
+    page = Page(live(hidden_interval=100), FakeSocket())
+    page.greeted(NOW)
+    assert page.overdue_at == NOW + 25
+    page.heard(Ping(1, visible=False), NOW)
+    assert page.overdue_at == NOW + 125
+    page.asks = 2
+    assert page.overdue_at == NOW + 125 + 40
+    page.heard(Ping(2, visible=True), NOW + 7)
+    assert page.overdue_at == NOW + 7 + 25
+
+
+def test_who_may_show_again_at_any_time_is_looked_after_as_often_as_the_others() -> None:
+    page = Page(live(hidden_interval=100), FakeSocket())
+    page.heard(Ping(1, visible=False), NOW)
+    assert page.look_again_at(NOW + 25) == NOW + 50
+    assert page.look_again_at(NOW + 120) == NOW + 125
+    page.heard(Ping(2, visible=True), NOW + 120)
+    assert page.look_again_at(NOW + 125) == NOW + 145

@@ -276,6 +276,20 @@ def test_any_damaged_ping(cut: int, noise: bytes) -> None:
             b'{"type":"hello","interval":25.0,"idle_timeout":1800.0,"expires_in":1799.5,"warn_before":60.0,'
             b'"mode":"activity","spread":0.0}',
         ),
+        (
+            Hello(
+                interval=25.0,
+                idle_timeout=1800.0,
+                expires_in=1799.5,
+                warn_before=60.0,
+                mode=Mode.PRESENCE,
+                spread=3.0,
+                who="3ce0a701b6d1a881",
+                hidden_interval=60.0,
+            ),
+            b'{"type":"hello","interval":25.0,"idle_timeout":1800.0,"expires_in":1799.5,"warn_before":60.0,'
+            b'"mode":"presence","spread":3.0,"who":"3ce0a701b6d1a881","hidden_interval":60.0}',
+        ),
         (Beat(n=7, expires_in=1800.0), b'{"type":"beat","n":7,"expires_in":1800.0}'),
         (
             Beat(n=7, expires_in=1800.0, ends_in=43000.0, times=3, renew=True, data={"unread": 2}),

@@ -25,6 +25,7 @@ def test_the_defaults() -> None:
         "absolute_timeout": 43200.0,
         "warn_before": 60.0,
         "ping_interval": 25.0,
+        "hidden_interval": 25.0,
         "mode": Mode.PRESENCE,
         "touch_every": 60.0,
     }
@@ -51,13 +52,20 @@ def test_touches_are_a_twentieth_of_idle_apart_within_bounds(idle: float, every:
     assert Policy(idle_timeout=idle, ping_interval=1).touch_every == every
 
 
+def test_a_hidden_page_pings_as_often_unless_told_otherwise() -> None:
+    assert Policy(ping_interval=20).hidden_interval == 20
+    assert Policy(ping_interval=20, hidden_interval=20) == Policy(ping_interval=20)
+    assert Policy(hidden_interval=60).ping_interval == 25
+
+
 def test_numbers_become_floats_and_the_mode_a_mode() -> None:
     policy = Policy(
-        idle_timeout=90, absolute_timeout=90, warn_before=0, ping_interval=30, mode="observe", touch_every=45
-    )
+        idle_timeout=90, absolute_timeout=90, warn_before=0, ping_interval=30, hidden_interval=40,
+        mode="observe", touch_every=45,
+    )  # fmt: skip
     assert policy.mode is Mode.OBSERVE
     numbers = [getattr(policy, field.name) for field in fields(policy) if field.name != "mode"]
-    assert numbers == [90.0, 90.0, 0.0, 30.0, 45.0]
+    assert numbers == [90.0, 90.0, 0.0, 30.0, 40.0, 45.0]
     assert all(type(number) is float for number in numbers)
 
 
@@ -77,7 +85,7 @@ def test_a_policy_is_a_value() -> None:
 # What is refused, and what the error says to do about it.
 
 
-@pytest.mark.parametrize("name", ["idle_timeout", "absolute_timeout", "ping_interval"])
+@pytest.mark.parametrize("name", ["idle_timeout", "absolute_timeout", "ping_interval", "hidden_interval"])
 @pytest.mark.parametrize("seconds", [0, -1, nan, inf, -inf])
 def test_a_time_that_is_not_positive(name: str, seconds: float) -> None:
     settings: dict[str, Any] = {name: seconds}
@@ -96,6 +104,27 @@ def test_idle_shorter_than_three_pings() -> None:
         Policy(idle_timeout=60)
     Policy(idle_timeout=75)
     Policy(idle_timeout=60, ping_interval=20)
+
+
+def test_hidden_pages_that_ping_more_often_than_those_that_show() -> None:
+    with pytest.raises(SettingError, match=r"hidden_interval \(24 s\) is under ping_interval \(25 s\)"):
+        Policy(hidden_interval=24)
+
+
+def test_idle_shorter_than_three_pings_of_a_hidden_page() -> None:
+    hint = r"raise idle_timeout to 603 s or lower hidden_interval to 200 s$"
+    with pytest.raises(SettingError, match=rf"three times hidden_interval \(201 s\): {hint}"):
+        Policy(idle_timeout=600, hidden_interval=201)
+    Policy(idle_timeout=600, hidden_interval=200)
+
+
+@pytest.mark.parametrize("mode", ["activity", "observe"])
+def test_where_an_open_page_keeps_nothing_alive_a_hidden_one_may_be_as_quiet_as_it_likes(mode: str) -> None:
+    policy = Policy(idle_timeout=600, hidden_interval=3600, mode=mode)
+    assert policy.hidden_interval == 3600
+    assert policy.advice() == []
+    with pytest.raises(SettingError, match="three times ping_interval"):
+        Policy(idle_timeout=600, ping_interval=201, hidden_interval=3600, mode=mode)
 
 
 @pytest.mark.parametrize("seconds", [-1, 600, 601, nan, inf])
@@ -124,13 +153,16 @@ def test_an_unknown_mode() -> None:
 def test_the_defaults_need_no_advice() -> None:
     assert Policy().advice() == []
     assert Policy(idle_timeout=180, warn_before=20).advice() == []
+    assert Policy(idle_timeout=310, hidden_interval=90).advice() == []
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"warn_before": 19.9}, "warn_before is 19.9 s"),
-        ({"idle_timeout": 179}, "idle_timeout is 179 s"),
+        ({"idle_timeout": 179}, "too late below 180 s"),
+        ({"idle_timeout": 309, "hidden_interval": 90}, "too late below 310 s"),
+        ({"idle_timeout": 309, "ping_interval": 90, "mode": "activity"}, "too late below 310 s"),
         ({"absolute_timeout": None}, "absolute_timeout is off"),
     ],
 )
@@ -224,6 +256,14 @@ def test_a_warning_between_the_pings_of_a_page_that_is_present_is_advised_agains
     unwise: dict[str, Any] = {"idle_timeout": 300.0, "warn_before": 251.0}
     assert any("between their pings" in advice for advice in Policy(**unwise).advice())
     assert Policy(idle_timeout=300.0, warn_before=250.0).advice() == []
+    assert Policy(**unwise, mode="activity").advice() == []
+
+
+def test_a_warning_between_the_pings_of_a_hidden_page_is_advised_against_too() -> None:
+    unwise: dict[str, Any] = {"idle_timeout": 900.0, "hidden_interval": 300.0, "warn_before": 301.0}
+    (advice,) = Policy(**unwise).advice()
+    assert "between their pings, up to 300 s apart" in advice
+    assert Policy(**{**unwise, "warn_before": 300.0}).advice() == []
     assert Policy(**unwise, mode="activity").advice() == []
 
 

@@ -22,6 +22,7 @@ TEXTS = {
     "absolute_timeout": "none",
     "warn_before": "1m",
     "ping_interval": "1.5s",
+    "hidden_interval": "3m",
     "mode": "activity",
     "touch_every": "0",
     "origin": "https://a.example, https://b.example:8443",
@@ -37,6 +38,7 @@ SETTLED = Settings(
     absolute_timeout=None,
     warn_before=60.0,
     ping_interval=1.5,
+    hidden_interval=180.0,
     mode=Mode.ACTIVITY,
     touch_every=0.0,
     origin=("https://a.example", "https://b.example:8443"),
@@ -239,6 +241,13 @@ def test_a_file_that_is_none(tmp_path: Path) -> None:
     latin = tmp_path / "latin.toml"
     latin.write_bytes(b"host = '\xe4'")
     assert " is not TOML: " in refusal(config=latin)
+
+
+def test_every_rule_of_a_lifetime_reaches_the_policy() -> None:
+    assert SETTLED.policy() == Policy(
+        idle_timeout=1200, absolute_timeout=None, warn_before=60, ping_interval=1.5, hidden_interval=180,
+        mode="activity", touch_every=0,
+    )  # fmt: skip
 
 
 def test_impossible_policies_are_refused() -> None:

@@ -1,8 +1,10 @@
 """The keepalive mounted on an app: who may come in, what pages and apps see, and the shutdown."""
 
 import asyncio
+import gzip
 import json
 import logging
+import re
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha384
@@ -18,6 +20,7 @@ from aiohttp_session import setup as setup_sessions
 import keepalive
 from keepalive import Hooks, KeepaliveStorage, Policy, Reason, SettingError, open_store
 from keepalive import web as keepalive_web
+from keepalive.assets import browser_files
 from keepalive.clock import ManualClock
 from keepalive.errors import StoreCorrupt, StoreUnavailable
 from keepalive.heart import STORE_TIMEOUT
@@ -359,7 +362,7 @@ async def test_hello_and_beat(ann: Browser) -> None:
     assert 43199 < hello.pop("ends_in") <= 43200
     assert hello == {
         "type": "hello", "interval": 25.0, "idle_timeout": 1800.0, "warn_before": 60.0,
-        "mode": "presence", "spread": 3.0,
+        "mode": "presence", "spread": 3.0, "who": "3ce0a701b6d1a881",
     }  # fmt: skip
     page.send(ping(1))
     beat = await page.message()
@@ -719,7 +722,7 @@ def test_origins_that_can_be(origin: str) -> None:
 
 
 def test_other_stores_are_named() -> None:
-    with pytest.raises(SettingError, match="use memory:// or sqlite"):
+    with pytest.raises(SettingError, match="use sqlite:///"):
         keepalive.setup(web.Application(), "mysql://user:password@host")
 
 
@@ -729,7 +732,7 @@ def test_other_stores_are_named() -> None:
 async def test_the_browser_modules(ann: Browser) -> None:
     manifest = await ann.get("/keepalive/client/manifest.json")
     assert manifest.headers["Content-Type"] == "application/json; charset=utf-8"
-    assert "keepalive.js" in manifest.json
+    assert manifest.json.keys() == {path.name for path in browser_files().glob("*.js")}
     for name, integrity in manifest.json.items():
         module = await ann.get(f"/keepalive/client/{name}")
         assert module.status == 200
@@ -737,11 +740,57 @@ async def test_the_browser_modules(ann: Browser) -> None:
         assert module.headers["Content-Type"] == "text/javascript; charset=utf-8"
         assert module.headers["X-Content-Type-Options"] == "nosniff"
         assert "public" in module.headers["Cache-Control"]
+        needed = set(re.findall(r"""(?:from|import|import\() ?["']\./([^"']+)["']""", module.body.decode()))
+        assert needed <= manifest.json.keys()
         for tag in module.headers["ETag"], f'"x", W/{module.headers["ETag"]}', "*":
             again = await ann.get(f"/keepalive/client/{name}", headers={"If-None-Match": tag})
             assert (again.status, again.body, again.headers["ETag"]) == (304, b"", module.headers["ETag"])
         stale = await ann.get(f"/keepalive/client/{name}", headers={"If-None-Match": '"stale"'})
         assert stale.status == 200
+
+
+@pytest.mark.parametrize("name", ["keepalive.js", "manifest.json"])
+async def test_the_browser_modules_are_compressed_for_whoever_accepts_that(
+    port: int, connect: Connect, name: str
+) -> None:
+    async def get(encoding: str | None, known: str | None = None) -> RawPage:
+        wanted = {"Accept-Encoding": encoding, "If-None-Match": known, "Upgrade": None, "Connection": None}
+        return await connect(port, f"/keepalive/client/{name}", wanted)
+
+    plain, packed = await get(None), await get("gzip, deflate, br, zstd")
+    assert "Content-Encoding" not in plain.headers
+    assert packed.headers["Content-Encoding"] == "gzip"
+    assert gzip.decompress(packed.body) == plain.body
+    assert len(packed.body) < len(plain.body)
+    assert packed.headers["Content-Type"] == plain.headers["Content-Type"]
+    tag, packed_tag = plain.headers["ETag"], packed.headers["ETag"]
+    assert tag != packed_tag  # else a cache could mend one with the other
+    for encoding, known, status in [
+        (None, tag, 304),
+        (None, packed_tag, 200),
+        ("gzip", packed_tag, 304),
+        ("gzip", tag, 200),
+    ]:
+        answer = await get(encoding, known)
+        assert answer.status == status
+        assert answer.headers["ETag"] == (packed_tag if encoding else tag)
+        assert answer.headers["Vary"] == "Accept-Encoding"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "packed"),
+    [
+        ("gzip", True), ("GZIP", True), ("br, gzip", True), ("br;q=1.0,gzip;q=0.8,*;q=0.1", True),
+        ("gzip; q=0.001", True), ("gzip;q=1.000", True),
+        ("", False), ("br", False), ("identity", False), ("notgzip, gzip-not", False),
+        ("gzip;q=0", False), ("gzip; Q=0.000 , br", False),
+    ],
+)  # fmt: skip
+async def test_who_accepts_gzip(port: int, connect: Connect, encoding: str, packed: bool) -> None:
+    wanted = {"Accept-Encoding": encoding, "Upgrade": None, "Connection": None}
+    page = await connect(port, "/keepalive/client/define.js", wanted)
+    assert page.status == 200
+    assert ("Content-Encoding" in page.headers) is packed
 
 
 @pytest.mark.parametrize(

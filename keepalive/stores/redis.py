@@ -60,6 +60,7 @@ class RedisStore:
     """
 
     path = None
+    forgets = False
 
     def __init__(self, url: str, clock: Clock | None = None) -> None:
         parts = urlsplit(url)

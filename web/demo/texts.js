@@ -15,6 +15,7 @@ export const STATE = {
   connecting: "Connecting…",
   open: "Alive",
   polling: "Alive, by HTTP",
+  following: "Alive, through another tab",
   waiting: "Reconnecting…",
   offline: "Offline",
   frozen: "Paused",
@@ -66,6 +67,7 @@ export function summary({ state, mode, expiresIn }) {
   const past = expiresIn === 0;
   switch (state) {
     case "open":
+    case "following":
       return OPEN[mode ?? ""] ?? "";
     case "polling":
       return "WebSockets are blocked here, so each ping is an HTTP request.";
