@@ -63,7 +63,13 @@ def _serve(demo: bool, /, config: str | None, **options: Any) -> int:
     if settings.workers > 1:
         work = partial(_work, settings, demo)
         return supervise(
-            work, settings.workers, settings.host, settings.port, ready=partial(_announce, settings), say=_say
+            work,
+            settings.workers,
+            settings.host,
+            settings.port,
+            drain=settings.drain,
+            ready=partial(_announce, settings),
+            say=_say,
         )
     with bind(settings.host, settings.port) as listener:
         ready = partial(_announce, settings, listener.getsockname()[1])

@@ -42,6 +42,9 @@ page before that counts as a slow reader."""
 LOOK_AGAIN = 60.0
 """A session hangs on the wheel for at most this many seconds, though its deadline be far: one whose
 pages are gone must not be held for hours."""
+LET_IN = 1000
+"""How many pages a second the other nodes can take over beside their own: a third of the handshakes that
+one core was measured to do."""
 RETRY = 1.0
 """How long a store that is down is left alone, in seconds, by those who have no ping to answer."""
 
@@ -135,10 +138,21 @@ class Heart:
         if now >= self._retry_at:
             self._retry()
 
-    async def stop(self) -> None:
-        """Close all pages, and write down what they have earned."""
-        for live in list(self._lives.values()):
-            for page in live.pages:
+    async def stop(self, within: float = 0.0) -> None:
+        """Close all pages, and write down what they have earned.
+
+        Args:
+            within: seconds over which to spread the closing: as many as other nodes take to let so many
+                pages in, but at most these. Until its turn comes, a page has its beats.
+        """
+        if self._committing is not None:
+            await asyncio.wait([self._committing], timeout=STORE_TIMEOUT)
+        pages = [page for live in self._lives.values() for page in live.pages]
+        turns = max(1, int(min(within, len(pages) / LET_IN) / TICK))
+        for turn in range(turns):
+            if turn:
+                await asyncio.sleep(TICK)
+            for page in pages[turn::turns]:
                 page.socket.close(CloseCode.RESTART, "the server restarts")
                 self.leave(page)
         self._retry()

@@ -57,6 +57,7 @@ def make_app(settings: Settings, *, demo: bool = False) -> web.Application:
         KeepaliveStorage(store, settings.policy(), seal=seal, secure=settings.secure),
         origins=settings.origin,
         login="/" if demo else None,
+        drain=settings.drain,
     )
     app.router.add_get("/healthz", _healthz)
     app.router.add_get("/readyz", _readyz)

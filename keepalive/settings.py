@@ -221,6 +221,12 @@ class Settings:
         "The keys are no setting: a command line or a settings file is too easily read by others.",
         default=None,
     )
+    drain: float = _setting(
+        _SPAN,
+        "10s",
+        "Over how long a stop may spread the closing of its pages; few are closed at once.",
+        "Pages come back as they are closed: 10,000 need so long, at what one other process takes.",
+    )
     workers: int = _setting(
         _whole(1, 1024),
         "1",

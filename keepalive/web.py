@@ -89,6 +89,7 @@ class Keepalive:
         origins: Collection[str],
         login: str | None,
         max_rate: float,
+        drain: float,
     ) -> None:
         self._door = door
         self._clock = clock
@@ -96,6 +97,7 @@ class Keepalive:
         self._login = login
         self._heart = Heart(door.toucher, clock, hooks=hooks, login=login)
         self._connections: Connections[Page] = Connections(self._heart, clock, max_rate=max_rate)
+        self._drain = drain
         self._doorway = asyncio.Semaphore(LET_IN_AT_ONCE)
         self._turning: asyncio.TimerHandle | None = None
         self._housework: asyncio.Task[None] | None = None
@@ -302,15 +304,15 @@ class Keepalive:
 
     async def shut_down(self, app: web.Application) -> None:
         """Close all sockets with 1012 (an aiohttp `on_shutdown`: later would be too late)."""
-        if self._turning is None:
+        if self._connections.closing or self._turning is None:
             return
+        self._connections.closing = True
+        await self._heart.stop(self._drain)
         self._turning.cancel()
         self._turning = None
         if self._housework is not None:
             self._housework.cancel()
             await asyncio.gather(self._housework, return_exceptions=True)
-        self._connections.closing = True
-        await self._heart.stop()
         await self._connections.drained(GOODBYE)
 
     def _turn(self) -> None:
@@ -347,6 +349,7 @@ def setup(
     user_key: str = "user",
     hooks: Hooks | None = None,
     max_rate: float = 10.0,
+    drain: float = 10.0,
     clock: Clock | None = None,
 ) -> Keepalive:
     """Keep the sessions of an app alive. Takes the place of `aiohttp_session.setup`.
@@ -366,6 +369,7 @@ def setup(
         user_key: the item of a session that says whose it is.
         hooks: what the app wants to hear of its sessions.
         max_rate: messages a second that one page may send over a long time.
+        drain: over how many seconds a shutdown may spread the closing of its pages.
         clock: for tests.
 
     Raises:
@@ -413,6 +417,7 @@ def setup(
         origins=origins,
         login=login,
         max_rate=max_rate,
+        drain=drain,
     )
     app[KEEPALIVE] = keepalive
     app.cleanup_ctx.append(keepalive.run)

@@ -25,7 +25,7 @@ Work = Callable[[socket.socket, Callable[[], None]], int]
 """What a worker does: serves on the socket, calls back once it does, and returns its exit code.
 Has to be picklable."""
 
-# Seconds that the workers have to stop, all of them together.
+# Seconds that the workers have to stop, all of them together, beside those for their pages.
 _GRACE = 5.0
 # A worker that lived this long, in seconds, is replaced at once. One that did not is replaced
 # after a pause that doubles from the shortest to the longest.
@@ -88,6 +88,7 @@ def supervise(
     host: str,
     port: int,
     *,
+    drain: float,
     ready: Callable[[int], None],
     say: Callable[[str], None],
 ) -> int:
@@ -95,6 +96,7 @@ def supervise(
 
     Args:
         work: what each of them does.
+        drain: seconds that each may take to part with its pages.
         ready: called with the port once all of them serve.
         say: called with a line for the operator when a worker has died.
 
@@ -111,15 +113,18 @@ def supervise(
         port = alone.getsockname()[1]
     with bind(host, port, shared=True):
         return asyncio.run(
-            _Supervisor(partial(_work, work, host, port), count, say).run(partial(ready, port))
+            _Supervisor(partial(_work, work, host, port), count, drain, say).run(partial(ready, port))
         )
 
 
 class _Supervisor:
     """Keeps `count` workers at work; lives for one `run`."""
 
-    def __init__(self, target: Callable[[Connection], None], count: int, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, target: Callable[[Connection], None], count: int, drain: float, say: Callable[[str], None]
+    ) -> None:
         self._target = target
+        self._patience = drain + _GRACE
         self._say = say
         self._up = [asyncio.Event() for _ in range(count)]
         self._stop = asyncio.Event()
@@ -144,9 +149,9 @@ class _Supervisor:
         await self._stop.wait()
         for worker in self._workers:
             worker.process.terminate()
-        _, late = await asyncio.wait(keepers, timeout=_GRACE)
+        _, late = await asyncio.wait(keepers, timeout=self._patience)
         if late:
-            self._say(f"{len(late)} workers did not stop within {_GRACE:g} s and were killed")
+            self._say(f"{len(late)} workers did not stop within {self._patience:g} s and were killed")
             self._code = 1
             for worker in self._workers:
                 worker.process.kill()

@@ -914,6 +914,29 @@ async def test_a_stop_closes_the_pages_and_writes_down_what_they_have_earned(wor
     assert world.heart.sessions == 0
 
 
+async def test_a_stop_spreads_the_closing_of_many_pages_and_serves_them_meanwhile(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heart_module, "LET_IN", 100)
+    monkeypatch.setattr(heart_module, "TICK", 0.01)
+    pages = [await world.page(f"s{index}") for index in range(30)]
+    closed: list[int] = []
+    sleep = asyncio.sleep
+
+    async def look_on(seconds: float) -> None:
+        closed.append(sum(page.closed is not None for page in pages))
+        for page in pages:
+            page.ping()
+        await sleep(0)
+
+    monkeypatch.setattr(heart_module.asyncio, "sleep", look_on)
+    await world.heart.stop(within=0.1)
+    assert closed == [3, 6, 9, 12, 15, 18, 21, 24, 27]
+    assert {page.closed for page in pages} == {1012}
+    assert max(len(page.of(Beat)) for page in pages) == 9
+    assert world.heart.sessions == 0
+
+
 async def test_a_stop_answers_who_still_waits(begin: Begin) -> None:
     world = await begin(EVERY_PING)
     await world.login("a")

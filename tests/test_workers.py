@@ -122,6 +122,7 @@ def parent(work: str, count: str, grace: str, long_lived: str, births: str) -> i
         int(count),
         "127.0.0.1",
         0,
+        drain=0.0,
         ready=lambda port: tell(1, port),
         say=lambda line: tell(2, line),
     )
@@ -345,7 +346,7 @@ def test_a_port_that_is_taken_is_noticed(strangers_share: bool) -> None:
         port = stranger.getsockname()[1]
         sentence = f"cannot listen on port {port} of 127.0.0.1: Address already in use"
         with pytest.raises(KeepaliveError, match=sentence):
-            supervise(answer, 2, "127.0.0.1", port, ready=unexpected, say=unexpected)
+            supervise(answer, 2, "127.0.0.1", port, drain=0.0, ready=unexpected, say=unexpected)
         with pytest.raises(KeepaliveError, match=sentence):
             bind("127.0.0.1", port)
 
@@ -373,4 +374,4 @@ def test_a_name_that_has_two_addresses_is_taken_by_its_older_one(monkeypatch: py
 def test_a_system_that_cannot_share_ports_has_no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(socket, "SO_REUSEPORT")
     with pytest.raises(SettingError, match="set workers to 1"):
-        supervise(answer, 2, "127.0.0.1", 0, ready=unexpected, say=unexpected)
+        supervise(answer, 2, "127.0.0.1", 0, drain=0.0, ready=unexpected, say=unexpected)
