@@ -42,9 +42,10 @@ page before that counts as a slow reader."""
 LOOK_AGAIN = 60.0
 """A session hangs on the wheel for at most this many seconds, though its deadline be far: one whose
 pages are gone must not be held for hours."""
-LET_IN = 1000
-"""How many pages a second the other nodes can take over beside their own: a third of the handshakes that
-one core was measured to do."""
+LET_IN = 2000
+"""How many pages a second may come to another process: four fifths of what a core was measured to let in."""
+LEAST_SPREAD = 3.0
+"""Over how many seconds pages spread a reconnect where they are few."""
 RETRY = 1.0
 """How long a store that is down is left alone, in seconds, by those who have no ping to answer."""
 
@@ -93,7 +94,6 @@ class Heart:
         clock: for all deadlines.
         hooks: what the app wants to hear.
         login: where a page can sign in again, told with an `end`.
-        spread: over how many seconds pages shall spread a reconnect.
     """
 
     def __init__(
@@ -103,14 +103,14 @@ class Heart:
         *,
         hooks: Hooks | None = None,
         login: str | None = None,
-        spread: float = 3.0,
     ) -> None:
         self.counts = Counts()
+        self.pages = 0
+        """How many are here, with those that are in their handshake."""
         self._toucher = toucher
         self._clock = clock
         self._hooks = hooks or Hooks()
         self._login = login
-        self._spread = spread
         now = clock.monotonic()
         self._lives: dict[bytes, Live] = {}
         self._silent: Wheel[Page] = Wheel(now, self._page_is_silent, TICK)
@@ -179,6 +179,7 @@ class Heart:
         """
         page = Page(self._live(ticket, read_at), socket)
         page.live.pages += (page,)
+        self.pages += 1
         return page
 
     def on_open(self, page: Page) -> None:
@@ -188,7 +189,7 @@ class Heart:
             self._tell_end(page, live.over)
             return
         now = self._clock.monotonic()
-        page.socket.send(encode(live.hello(now, self._spread)))
+        page.socket.send(encode(live.hello(now, max(LEAST_SPREAD, self.pages / LET_IN))))
         if live.warned is live.why:  # as the other pages have been
             page.socket.send(encode(live.warning(now)))
         page.greeted(now)
@@ -217,6 +218,7 @@ class Heart:
         live = page.live
         if page in live.pages:
             live.pages = tuple(other for other in live.pages if other is not page)
+            self.pages -= 1
             self._settle(live)
 
     async def ping_once(self, ticket: Ticket, ping: Ping, read_at: float) -> bytes:
@@ -354,6 +356,7 @@ class Heart:
         live.over = reason
         self._forget(live)
         pages, live.pages = live.pages, ()
+        self.pages -= len(pages)
         for page in pages:
             self._tell_end(page, reason)
         if pages and reason is not Reason.ROTATED:

@@ -225,7 +225,7 @@ class Settings:
         _SPAN,
         "10s",
         "Over how long a stop may spread the closing of its pages; few are closed at once.",
-        "Pages come back as they are closed: 10,000 need so long, at what one other process takes.",
+        "Pages come back as they are closed: 20,000 need so long, at what one other process takes.",
     )
     workers: int = _setting(
         _whole(1, 1024),

@@ -937,6 +937,21 @@ async def test_a_stop_spreads_the_closing_of_many_pages_and_serves_them_meanwhil
     assert world.heart.sessions == 0
 
 
+async def test_the_more_pages_are_here_the_longer_they_spread_their_return(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heart_module, "LET_IN", 2)
+    pages = [await world.page(f"s{index % 5}") for index in range(10)]
+    assert [page.of(Hello)[0].spread for page in pages] == [3, 3, 3, 3, 3, 3, 3.5, 4, 4.5, 5]
+    pages[0].leave()
+    pages[0].leave()
+    assert world.heart.pages == 9
+    await world.end("s1")
+    assert world.heart.pages == 7
+    await world.heart.stop()
+    assert world.heart.pages == 0
+
+
 async def test_a_stop_answers_who_still_waits(begin: Begin) -> None:
     world = await begin(EVERY_PING)
     await world.login("a")

@@ -28,6 +28,7 @@ TEXTS = {
     "origin": "https://a.example, https://b.example:8443",
     "secure": "on",
     "secret_file": "keys.txt",
+    "drain": "20s",
     "workers": "1",
 }
 SETTLED = Settings(
@@ -44,6 +45,7 @@ SETTLED = Settings(
     origin=("https://a.example", "https://b.example:8443"),
     secure=True,
     secret_file=Path("keys.txt"),
+    drain=20.0,
     workers=1,
 )
 
