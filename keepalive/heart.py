@@ -15,7 +15,7 @@ from math import inf
 from random import uniform
 from typing import Any, NamedTuple
 
-from msgspec import Raw
+from msgspec import Raw, json
 
 from .clock import Clock
 from .errors import StoreError
@@ -225,7 +225,7 @@ class Heart:
         """Answer a ping that came by itself, over HTTP; always with the store's word.
 
         Returns:
-            The encoded `beat`, `wait` or `end`.
+            The encoded `beat`, with the rules of the session, `wait` or `end`.
         """
         reply = _Reply(ping.n)
         page = Page(self._live(ticket, read_at), reply)
@@ -235,7 +235,10 @@ class Heart:
         else:
             data = self._heard(page, ping, self._clock.monotonic())
             self._enqueue(live, Waiting(page, ping.n, data))
-        return await reply.message
+        message = await reply.message
+        answer = json.decode(message, type=dict[str, Any])
+        # A page without a socket has had no hello that told the rules.
+        return encode(answer | live.rules()) if answer["type"] == "beat" else message
 
     # What the app has to say.
 

@@ -8,7 +8,7 @@ from hashlib import sha256
 from math import inf
 from typing import NamedTuple, Protocol
 
-from msgspec import Raw
+from msgspec import Raw, to_builtins
 
 from .messages import Beat, Hello, Ping, Warning
 from .policy import Mode, Reason, is_evidence
@@ -192,6 +192,12 @@ class Live:
             who=None if self.user is None else who(self.user),
             hidden_interval=hidden if hidden > policy.ping_interval else None,
         )
+
+    def rules(self) -> dict[str, object]:
+        """What a `hello` tells that does not change while the session lives."""
+        hello = to_builtins(self.hello(self.confirmed_at, 0.0))
+        kept = ("interval", "hidden_interval", "warn_before", "mode", "who")
+        return {name: hello[name] for name in kept if name in hello}
 
     def beat(self, n: int, now: float, data: Raw | None) -> Beat:
         # By position, for it is answered to every ping.

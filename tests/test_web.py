@@ -452,7 +452,10 @@ async def test_a_heartbeat(serve: Serve, browse: Browse, clock: ManualClock, met
     assert answer.headers["Content-Type"] == "application/json"
     if method != "HEAD":
         n = 7 if method == "POST" else 0
-        assert answer.json == {"type": "beat", "n": n, "expires_in": 1800.0, "ends_in": 42200.0}
+        assert answer.json == {
+            "type": "beat", "n": n, "expires_in": 1800.0, "ends_in": 42200.0,
+            "interval": 25.0, "warn_before": 60.0, "mode": "presence", "who": "3ce0a701b6d1a881",
+        }  # fmt: skip
     clock.advance(1799)
     assert (await ann.get("/keepalive/state")).status == 200
 
@@ -740,7 +743,8 @@ async def test_the_browser_modules(ann: Browser) -> None:
         assert module.headers["Content-Type"] == "text/javascript; charset=utf-8"
         assert module.headers["X-Content-Type-Options"] == "nosniff"
         assert "public" in module.headers["Cache-Control"]
-        needed = set(re.findall(r"""(?:from|import|import\() ?["']\./([^"']+)["']""", module.body.decode()))
+        code = re.sub(r"/\*.*?\*/", "", module.body.decode(), flags=re.DOTALL)
+        needed = set(re.findall(r"""(?:from|import|import\() ?["']\./([^"']+)["']""", code))
         assert needed <= manifest.json.keys()
         for tag in module.headers["ETag"], f'"x", W/{module.headers["ETag"]}', "*":
             again = await ann.get(f"/keepalive/client/{name}", headers={"If-None-Match": tag})

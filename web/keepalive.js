@@ -259,10 +259,8 @@ export class Keepalive extends EventTarget {
     this.#socketListening.abort();
     const socket = this.#socket;
     this.#socket = null;
-    if (socket?.readyState === 1) socket.close(1_000);
-    // Safari fails on close() while connecting.
-    else if (socket?.readyState === 0)
-      socket.addEventListener("open", () => socket.close(1_000), { once: true });
+    // Also while it connects: Firefox opens one socket to a host at a time, and the next would wait.
+    if (socket && socket.readyState < 2) socket.close(1_000);
   }
 
   /** Answered before this returns: a hidden page gets its messages in time, but not its timers.

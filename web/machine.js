@@ -340,14 +340,20 @@ function begin(c, event, env, effects) {
 /** @type {Action} */
 function greet(c, event, env) {
   c.answered = false;
+  c.spread = ms(event.spread, c.spread);
+  agree(c, event, env);
+  remember(c, event, env);
+}
+
+/** The rules of the session, which come with a hello, and with a beat over HTTP.
+ * @type {Action} */
+function agree(c, event, env) {
   c.who = event.who ?? null;
   c.interval = Math.max(1_000, ms(event.interval, c.interval));
   c.hiddenInterval = Math.max(c.interval, ms(event.hidden_interval, 0));
   c.pace = env.visible ? c.interval : c.hiddenInterval;
-  c.spread = ms(event.spread, c.spread);
   c.warnBefore = ms(event.warn_before, c.warnBefore);
   c.mode = event.mode ?? null;
-  remember(c, event, env);
 }
 
 /** @type {Action} */
@@ -465,6 +471,7 @@ function settle(c, event, env, effects) {
   else if (c.state === "open" || c.state === "following") return;
   else if (message?.type === "beat") {
     c.answered = true;
+    agree(c, message, env, effects);
     if (c.state === "polling") rest(c, env);
     confirm(c, message, env, effects);
     foresee(c, message, env, effects);

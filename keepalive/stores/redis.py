@@ -81,7 +81,7 @@ class RedisStore:
     async def open(self) -> None:
         await self._link.open()
         try:
-            await self.touch([])  # whether it is there, new enough, and lets us in
+            await self.peek(bytes(32))  # whether it is there, new enough, and lets us in
             self._subscribed.clear()
             self._listening = asyncio.create_task(self._listen())
             async with asyncio.timeout(_OPENING):

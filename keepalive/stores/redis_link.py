@@ -6,7 +6,7 @@ from hashlib import sha1
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
@@ -17,6 +17,7 @@ from redis.exceptions import (
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
+    RedisClusterException,
     RedisError,
     ResponseError,
 )
@@ -25,7 +26,7 @@ from ..errors import SettingError, StoreError, StoreUnavailable
 
 DEADLINE = 0.5
 """For how many seconds Redis may leave a question open. None is asked twice."""
-POOL = 50
+AT_ONCE = 50
 """Most questions under way at once; whoever comes later waits, within the same deadline."""
 FAILURES = 3
 """After so many in a row without an answer nobody waits for one any more,"""
@@ -34,7 +35,12 @@ PAUSE = 1.0
 QUIET = 5.0
 """A subscription that hears nothing for so many seconds asks whether it still stands."""
 
+# How long one server may take for its part: less than the deadline, so that redis-py learns which one
+# it was, and there is time to ask another.
+_SERVER, _SENTINEL = 0.4, 0.1
 _PORT, _SENTINEL_PORT = 6379, 26379
+# RedisClusterException is no RedisError.
+_FAULTS = (RedisError, RedisClusterException, OSError, TimeoutError)
 
 
 class Script(NamedTuple):
@@ -69,6 +75,7 @@ class RedisLink:
 
     async def open(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._free = asyncio.Semaphore(AT_ONCE)  # not a pool's: of some, whoever comes later is refused
         self._failures = 0
         self._client = self._make()
 
@@ -108,8 +115,14 @@ class RedisLink:
         Raises:
             StoreUnavailable: the subscription was lost; nobody knows what was published since.
         """
-        async with self.required().pubsub() as pubsub:
-            try:
+        client = self.required()
+        try:
+            where = {}
+            if self.clustered:  # any node hears of all that is published; the next try finds another one
+                async with asyncio.timeout(DEADLINE):
+                    await client.initialize()
+                where["node"] = client.get_random_node()
+            async with client.pubsub(**where) as pubsub:
                 async with asyncio.timeout(DEADLINE):
                     await pubsub.subscribe(channel)
                 asked = False
@@ -126,8 +139,8 @@ class RedisLink:
                         subscribed()
                     elif message["type"] == "message":
                         yield message["data"]
-            except (RedisError, OSError, TimeoutError) as error:
-                raise _explained(error) from error
+        except _FAULTS as error:
+            raise _explained(error) from error
 
     def required(self) -> Any:
         """redis-py's client.
@@ -147,9 +160,9 @@ class RedisLink:
                 raise StoreUnavailable("Redis does not answer", _ADVICE)
             self._again_at = self._loop.time() + PAUSE  # this is the one who tries
         try:
-            async with asyncio.timeout(DEADLINE):
+            async with asyncio.timeout(DEADLINE), self._free:
                 answer = await question(client)
-        except (RedisError, OSError, TimeoutError) as error:
+        except _FAULTS as error:
             if not isinstance(error, ResponseError) or isinstance(error, ReadOnlyError):
                 self._failures += 1
                 self._again_at = self._loop.time() + PAUSE
@@ -188,23 +201,23 @@ def _client_for(url: str) -> Callable[[], Any]:
     """How to make the client for a URL; nothing is connected yet."""
     parts = urlsplit(url)
     options: dict[str, Any] = {
-        "socket_timeout": DEADLINE,
-        "socket_connect_timeout": DEADLINE,
+        "socket_timeout": _SERVER,
+        "socket_connect_timeout": _SERVER,
         "retry": Retry(NoBackoff(), 0),
-        "max_connections": POOL,
     }
     try:
         if parts.scheme in ("redis", "rediss"):
-            BlockingConnectionPool.from_url(url)  # to find out now what is wrong with it
-            return lambda: Redis.from_pool(BlockingConnectionPool.from_url(url, timeout=DEADLINE, **options))
-        options |= {"username": parts.username, "password": parts.password and unquote(parts.password)}
+            Redis.from_url(url)  # to find out now what is wrong with it
+            return lambda: Redis.from_url(url, **options)
+        for name, value in (("username", parts.username), ("password", parts.password)):
+            options[name] = value and unquote(value)
         if parts.scheme == "redis+sentinel":
             hosts = _hosts(parts, _SENTINEL_PORT)
             service, _, database = parts.path.strip("/").partition("/")
             if not service:
                 raise ValueError
             options["db"] = int(database or 0)
-            sentinel = {"socket_timeout": DEADLINE, "socket_connect_timeout": DEADLINE}
+            sentinel = {"socket_timeout": _SENTINEL, "socket_connect_timeout": _SENTINEL}
             make: Callable[..., Any] = Sentinel  # redis-py has no types for it
             return lambda: make(hosts, sentinel_kwargs=sentinel, **options).master_for(service)
         nodes = _hosts(parts, _PORT)

@@ -593,6 +593,18 @@ describe("polling", () => {
     assert.deepEqual(page.pass(0.1).effects, [{ type: "post", n: 3 }]);
   });
 
+  test("goes by the rules that come with a beat over HTTP, for nobody has greeted it", () => {
+    const rules = { interval: 5, hidden_interval: 20, warn_before: 3, mode: "activity", who: "5d" };
+    const page = polling().tell(posted(2, { ...BEAT, ...rules }));
+    const { mode, who, warnBefore } = page.context;
+    assert.deepEqual([mode, who, warnBefore], ["activity", "5d", 3_000]);
+    assert.deepEqual(page.pass(4.9).did, []);
+    assert.deepEqual(page.pass(0.1).did, ["post"]);
+    page.visible = false;
+    assert.deepEqual(page.tell(posted(3, { ...BEAT, ...rules })).pass(19.9).did, []);
+    assert.deepEqual(page.pass(0.1).did, ["post"]);
+  });
+
   test("has one request under way at most", () => {
     assert.deepEqual(polling().sleep(5).tell("nudge", "nudge").did, []);
   });
