@@ -1,0 +1,136 @@
+"""Nodes on one Redis, behind nginx and HAProxy as `deploy` configures them: one truth over all of them."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+from aiohttp import ClientSession, TCPConnector
+from cryptography.fernet import Fernet
+
+from .nodes import Node, Visitor, nodes, proxy, sign_in, who
+from .raw import DEADLINE
+
+SECRET = Fernet.generate_key().decode()
+INTERVAL = 0.5
+RULES = ("--ping-interval", "1", "--idle-timeout", "20")
+
+pytestmark = pytest.mark.timeout(120)
+
+Cluster = Callable[[int], Awaitable[list[Node]]]
+
+
+@pytest.fixture
+async def cluster(redis_url: str, tmp_path: Path) -> AsyncIterator[Cluster]:
+    """Starts nodes that share their sessions."""
+    async with AsyncExitStack() as stack:
+
+        async def start(count: int) -> list[Node]:
+            store = f"{redis_url}?prefix={tmp_path.name}:"
+            return await stack.enter_async_context(nodes(count, store, SECRET, *RULES))
+
+        yield start
+
+
+@asynccontextmanager
+async def visitors(count: int, url: str) -> AsyncIterator[list[Visitor]]:
+    """Pages, each with a session of its own, that stay until the end of the test."""
+    async with ClientSession(connector=TCPConnector(limit=0)) as http:
+        cookies = [await sign_in(url, f"user {number}") for number in range(count)]
+        pages = [Visitor(http, url, cookie) for cookie in cookies]
+        tasks = [asyncio.create_task(page.stay(INTERVAL)) for page in pages]
+        try:
+            await until(lambda: all(page.beats for page in pages))
+            yield pages
+        finally:
+            for task in tasks:
+                task.cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [error for error in results if isinstance(error, Exception)] == []
+
+
+async def until(condition: Callable[[], bool], within: float = 4 * DEADLINE) -> None:
+    async with asyncio.timeout(within):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+async def go_on(pages: list[Visitor]) -> None:
+    """All of them have two beats more."""
+    before = [page.beats for page in pages]
+    await until(lambda: all(page.beats >= old + 2 for page, old in zip(pages, before, strict=True)))
+
+
+async def test_a_logout_on_one_node_closes_the_sockets_of_another(cluster: Cluster) -> None:
+    here, there = await cluster(2)
+    cookie = await sign_in(here.url, "ann")
+    assert await who(there.url, cookie) == "ann"
+    async with ClientSession() as http:
+        page = Visitor(http, there.url, cookie)
+        staying = asyncio.create_task(page.stay(INTERVAL))
+        await until(lambda: page.beats > 0)
+        async with http.post(f"{here.url}/logout", headers={"Cookie": cookie}) as answer:
+            assert answer.status == 200
+        signed_out = asyncio.get_running_loop().time()
+        await asyncio.wait_for(staying, DEADLINE)
+    assert page.end is not None
+    reason, heard = page.end
+    assert reason == "logout"
+    assert heard - signed_out < 1
+    assert page.closed == [4503]
+    assert await who(there.url, cookie) is None
+
+
+@pytest.mark.parametrize("kind", ["nginx", "haproxy"])
+async def test_a_rolling_restart_loses_no_session_and_ends_no_page(
+    cluster: Cluster, kind: str, tmp_path: Path
+) -> None:
+    behind = await cluster(3)
+    async with proxy(kind, tmp_path, behind) as url, visitors(60, url) as pages:
+        assert all([await node.sockets() for node in behind])  # without stickiness they are everywhere
+        for node in behind:
+            assert await node.stop() == 0
+            await go_on(pages)
+            await node.start()
+        await go_on(pages)
+        assert [page.end for page in pages] == [None] * 60
+        left = [code for page in pages for code in page.closed]
+        assert len(left) >= 60  # each was moved
+        assert set(left) == {1012}
+        assert sum([await node.sockets() for node in behind]) == 60
+
+
+@pytest.mark.parametrize("kind", ["nginx", "haproxy"])
+async def test_a_node_that_is_killed_leaves_its_pages_to_the_others(
+    cluster: Cluster, kind: str, tmp_path: Path
+) -> None:
+    behind = await cluster(2)
+    async with proxy(kind, tmp_path, behind) as url, visitors(60, url) as pages:
+        lost = await behind[0].sockets()
+        assert 0 < lost < 60
+        await behind[0].stop(signal.SIGKILL)
+        await go_on(pages)
+        assert [page.end for page in pages] == [None] * 60
+        assert await behind[1].sockets() == 60
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("kind", ["nginx", "haproxy"])
+async def test_a_page_beats_for_five_minutes_through_a_proxy(
+    redis_url: str, kind: str, tmp_path: Path
+) -> None:
+    """At the default interval: no proxy takes that for silence."""
+    async with (
+        nodes(2, f"{redis_url}?prefix={tmp_path.name}:", SECRET) as behind,
+        ClientSession() as http,
+        proxy(kind, tmp_path, behind) as url,
+    ):
+        page = Visitor(http, url, await sign_in(url, "ann"))
+        staying = asyncio.create_task(page.stay(25))
+        await asyncio.sleep(300)
+        assert page.beats >= 12
+        assert page.closed == []
+        staying.cancel()
