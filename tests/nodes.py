@@ -11,6 +11,7 @@ from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from shutil import which
 from socket import create_server
 
 from aiohttp import ClientError, ClientSession, WSMsgType
@@ -109,20 +110,15 @@ async def proxy(kind: str, folder: Path, behind: Sequence[Node]) -> AsyncIterato
         )
         text = text.replace("http {", f"http {{\naccess_log off;\n{paths}", 1)
         user = " user root;" if os.getuid() == 0 else ""
-        command = [
-            "nginx",
-            "-c",
-            str(config),
-            "-e",
-            "stderr",
-            "-g",
-            f"daemon off; pid {folder}/nginx.pid;{user}",
-        ]
+        command = ["-c", str(config), "-e", "stderr"]
+        command += ["-g", f"daemon off; pid {folder}/nginx.pid;{user}"]
     else:
         text = text.replace("maxconn 30000", "maxconn 1000")
-        command = ["haproxy", "-f", str(config), "-db", "-q"]
+        command = ["-f", str(config), "-db", "-q"]
     config.write_text(text)
-    process = await asyncio.create_subprocess_exec(*command, stdout=DEVNULL)
+    program = which(kind, path=f"{os.environ['PATH']}:/usr/sbin")
+    assert program is not None, f"install {kind}"
+    process = await asyncio.create_subprocess_exec(program, *command, stdout=DEVNULL)
     try:
         url = f"http://127.0.0.1:{port}"
         async with asyncio.timeout(4 * DEADLINE), ClientSession() as http:
