@@ -10,11 +10,12 @@ import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from math import inf
 from pathlib import Path
 from shutil import which
 from socket import create_server
 
-from aiohttp import ClientError, ClientSession, WSMsgType
+from aiohttp import ClientError, ClientSession, ClientWebSocketResponse, WSMsgType
 
 from .raw import DEADLINE
 
@@ -108,7 +109,7 @@ async def proxy(kind: str, folder: Path, behind: Sequence[Node]) -> AsyncIterato
         text = text.replace("worker_rlimit_nofile 65536;", "").replace(
             "worker_connections 30000", "worker_connections 1000"
         )
-        text = text.replace("http {", f"http {{\naccess_log off;\n{paths}", 1)
+        text = text.replace("http {", f"http {{\naccess_log off;\nerror_log stderr crit;\n{paths}", 1)
         user = " user root;" if os.getuid() == 0 else ""
         command = ["-c", str(config), "-e", "stderr"]
         command += ["-g", f"daemon off; pid {folder}/nginx.pid;{user}"]
@@ -184,20 +185,29 @@ class Visitor:
             if self.end is None:
                 await asyncio.sleep(max(0.05, spread * random.random() / 3))
 
-    async def _talk(self, socket: object, interval: float) -> float | None:
-        n, spread = 0, None
+    async def _talk(self, socket: ClientWebSocketResponse, interval: float) -> float | None:
+        """Until the socket closes; returns the spread that the hello told."""
+        loop = asyncio.get_running_loop()
+        n, spread, heard_at, ping_at = 0, None, loop.time(), inf
         while True:
-            message = await asyncio.wait_for(socket.receive(), 2 * interval + 5)  # type: ignore[attr-defined]
+            if loop.time() >= ping_at:
+                n, ping_at = n + 1, loop.time() + interval
+                await socket.send_str(json.dumps({"type": "ping", "n": n}))
+            silent_at = heard_at + 2 * interval + 5
+            try:
+                message = await socket.receive(max(0.0, min(ping_at, silent_at) - loop.time()))
+            except TimeoutError:
+                if loop.time() >= silent_at:
+                    raise
+                continue
             if message.type is not WSMsgType.TEXT:
                 return spread
-            said = json.loads(message.data)
+            heard_at, said = loop.time(), json.loads(message.data)
             if said["type"] == "hello":
                 spread = said["spread"]
+            if said["type"] in ("hello", "ask"):
+                ping_at = loop.time()
             elif said["type"] == "beat":
                 self.beats += 1
-                await asyncio.sleep(interval)
             elif said["type"] == "end":
-                self.end = (said["reason"], asyncio.get_running_loop().time())
-            if said["type"] in ("hello", "beat", "ask"):
-                n += 1
-                await socket.send_str(json.dumps({"type": "ping", "n": n}))  # type: ignore[attr-defined]
+                self.end = (said["reason"], loop.time())
