@@ -53,7 +53,8 @@ lock: .venv-lock/bin/uv ## Resolve requirements/*.txt anew
 	$(UV) --all-extras --group fuzz --output-file requirements/fuzz.txt
 
 clean: ## Remove all that was made, but no sessions
-	rm -rf .venv .venv-* .hypothesis .mypy_cache .pytest_cache .ruff_cache .coverage* build dist web/node_modules bench/rivals/node_modules
+	rm -rf .venv .venv-* .hypothesis .mypy_cache .pytest_cache .ruff_cache .coverage* build dist
+	rm -rf web/node_modules web/types web/LICENSE bench/rivals/node_modules examples/*/node_modules examples/*/page/dist
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 node-test: web/node_modules/.stamp
@@ -72,5 +73,5 @@ node-test: web/node_modules/.stamp
 
 web/node_modules/.stamp: web/package-lock.json
 	scripts/install-test-tools
-	npm --prefix web ci --no-audit --no-fund
+	npm --prefix web ci --ignore-scripts --no-audit --no-fund
 	@touch $@

@@ -338,10 +338,10 @@ function begin(c, event, env, effects) {
 }
 
 /** @type {Action} */
-function greet(c, event, env) {
+function greet(c, event, env, effects) {
   c.answered = false;
   c.spread = ms(event.spread, c.spread);
-  agree(c, event, env);
+  agree(c, event, env, effects);
   remember(c, event, env);
 }
 
