@@ -6,9 +6,9 @@ whoever watches asks anew for all it holds.
 """
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
 from hashlib import sha256
 from math import inf
 from typing import Any
@@ -21,6 +21,8 @@ from ..touchers import Ended, Left, Touch
 from . import Record, redis_scripts
 from .redis_link import PAUSE, RedisLink, Script
 from .watches import Watches
+
+log = logging.getLogger(__name__)
 
 BUCKETS = 32
 """Into how many slots of a Cluster the sessions go: enough to share the load, few enough for batches."""
@@ -215,9 +217,13 @@ class RedisStore:
     async def _listen(self) -> None:
         """Hear of ends for as long as the store is open."""
         while True:
-            with suppress(StoreUnavailable):
+            try:
                 async for message in self._link.listen(self._channel, self._has_subscribed):
                     self._tell(Ended(message[:32], _reason(message[32:])))
+            except StoreUnavailable:
+                pass  # whoever asks is told
+            except Exception:
+                log.exception("the subscription to ends broke off; subscribing anew")
             await asyncio.sleep(PAUSE)
 
     def _has_subscribed(self) -> None:

@@ -13,6 +13,7 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
+    ClusterDownError,
     NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
@@ -67,8 +68,9 @@ class RedisLink:
 
     def __init__(self, url: str) -> None:
         self.clustered = urlsplit(url).scheme == "redis+cluster"
-        self._make = _client_for(url)
-        self._client: Redis | RedisCluster | None = None
+        self._make = _clients_for(url)
+        self._client: Any = None
+        self._guides: list[Redis] = []
         self._failures = 0
         self._again_at = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -77,12 +79,13 @@ class RedisLink:
         self._loop = asyncio.get_running_loop()
         self._free = asyncio.Semaphore(AT_ONCE)  # not a pool's: of some, whoever comes later is refused
         self._failures = 0
-        self._client = self._make()
+        self._client, *self._guides = self._make()
 
     async def close(self) -> None:
         client, self._client = self._client, None
         if client is not None:
-            await client.aclose()
+            for each in (client, *self._guides):
+                await each.aclose()
 
     async def run(self, script: Script, keys: Sequence[str], *args: bytes | str | float) -> Any:
         """Run a script.
@@ -127,7 +130,7 @@ class RedisLink:
                     await pubsub.subscribe(channel)
                 asked = False
                 while True:
-                    message = await pubsub.get_message(timeout=QUIET)
+                    message = await pubsub.get_message(timeout=DEADLINE if asked else QUIET)
                     if message is None:
                         if asked:
                             raise TimeoutError
@@ -177,13 +180,18 @@ class RedisLink:
 _ADVICE = "see whether it runs and can be reached from here; what waits for it is told to wait"
 
 
-def _explained(error: Exception) -> StoreError:
+def _explained(error: BaseException) -> StoreError:
     """The error of ours for one of redis-py's. Its text is left out: it may quote a command."""
+    why = error.__cause__ or error.__context__
+    if isinstance(error, RedisClusterException) and why is not None:
+        return _explained(why)
     match error:
         case OutOfMemoryError():
             return StoreUnavailable("Redis has no memory left", "raise its maxmemory, or make room in it")
         case ReadOnlyError():
             return StoreUnavailable("this Redis is a replica", "wait for the fail-over, or name the primary")
+        case ClusterDownError():
+            return StoreUnavailable("the Cluster is down", "see what CLUSTER INFO says on its nodes")
         case AuthenticationError() | NoPermissionError():
             return StoreUnavailable(
                 "Redis refuses this user",
@@ -192,13 +200,13 @@ def _explained(error: Exception) -> StoreError:
         case ResponseError():
             return StoreUnavailable(
                 f"Redis refuses a command ({type(error).__name__})",
-                "this needs Redis 7 or newer, and its scripts",
+                "this needs Redis 7 or newer, and for a Cluster, and only there, redis+cluster://",
             )
     return StoreUnavailable("Redis does not answer", _ADVICE)
 
 
-def _client_for(url: str) -> Callable[[], Any]:
-    """How to make the client for a URL; nothing is connected yet."""
+def _clients_for(url: str) -> Callable[[], Sequence[Any]]:
+    """How to make the client for a URL, and those of its Sentinels; nothing is connected yet."""
     parts = urlsplit(url)
     options: dict[str, Any] = {
         "socket_timeout": _SERVER,
@@ -208,20 +216,25 @@ def _client_for(url: str) -> Callable[[], Any]:
     try:
         if parts.scheme in ("redis", "rediss"):
             Redis.from_url(url)  # to find out now what is wrong with it
-            return lambda: Redis.from_url(url, **options)
-        for name, value in (("username", parts.username), ("password", parts.password)):
-            options[name] = value and unquote(value)
+            return lambda: [Redis.from_url(url, **options)]
+        user = {"username": unquote(parts.username or ""), "password": unquote(parts.password or "")}
         if parts.scheme == "redis+sentinel":
             hosts = _hosts(parts, _SENTINEL_PORT)
             service, _, database = parts.path.strip("/").partition("/")
             if not service:
                 raise ValueError
-            options["db"] = int(database or 0)
-            sentinel = {"socket_timeout": _SENTINEL, "socket_connect_timeout": _SENTINEL}
+            guide = options | {"socket_timeout": _SENTINEL, "socket_connect_timeout": _SENTINEL}
+            options |= user | {"db": int(database or 0)}
             make: Callable[..., Any] = Sentinel  # redis-py has no types for it
-            return lambda: make(hosts, sentinel_kwargs=sentinel, **options).master_for(service)
+
+            def guided() -> Sequence[Any]:
+                sentinel = make(hosts, sentinel_kwargs=guide, **options)
+                return sentinel.master_for(service), *sentinel.sentinels
+
+            return guided
+        options |= user
         nodes = _hosts(parts, _PORT)
-        return lambda: RedisCluster(startup_nodes=[ClusterNode(*node) for node in nodes], **options)
+        return lambda: [RedisCluster(startup_nodes=[ClusterNode(*node) for node in nodes], **options)]
     except ValueError:
         raise SettingError(
             f"this {parts.scheme} URL names no Redis",

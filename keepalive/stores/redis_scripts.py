@@ -43,11 +43,12 @@ local function left(life)
   return {life.idle_at - now, life.absolute_at < 1 / 0 and life.absolute_at - now or -1}
 end
 
+-- Whether the data is there: Redis may have thrown it out, to make room.
 local function expire(key, data, life)
   local last = life.idle_at + DAY
   if life.absolute_at < 1 / 0 and life.absolute_at > last then last = life.absolute_at end
   redis.call('PEXPIREAT', key, whole((last + SLACK) / 1000))
-  redis.call('PEXPIREAT', data, whole((life.idle_at + SLACK) / 1000))
+  return redis.call('PEXPIREAT', data, whole((life.idle_at + SLACK) / 1000)) == 1
 end
 
 local function create(key, data, value, user, idle, absolute)
@@ -120,7 +121,7 @@ if life and not life.over then
     elseif ARGV[4] == '' then return {left(life)[2]}
     else redis.call('HSET', KEYS[1], 'user', ARGV[3]) end
   end
-  redis.call('SET', KEYS[2], ARGV[2], 'KEEPTTL')
+  if not redis.call('SET', KEYS[2], ARGV[2], 'XX', 'KEEPTTL') then return 'unknown' end
 end
 return left(life)
 """
@@ -144,7 +145,7 @@ for line = 1, #KEYS / 2 do
     if idle ~= '' then life.active = math.max(life.active, asked - idle) end
     local seen, active = whole(asked), whole(life.active)
     redis.call('HSET', key, 'seen', seen, 'active', active, 'idle_at', whole(life.idle_at))
-    expire(key, data, life)
+    if not expire(key, data, life) then life = nil end
   end
   answers[line + 1] = left(life)
 end

@@ -1,6 +1,6 @@
 """Every store, open and empty, on a clock that only the test moves."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -8,25 +8,45 @@ import pytest
 from keepalive.clock import ManualClock
 from keepalive.stores import SessionStore, open_store
 
+from ..redis import cluster
+
 MakeStore = Callable[[Path, ManualClock, str], SessionStore]
 
 STORES: dict[str, MakeStore] = {
-    "memory": lambda folder, clock, redis: open_store("memory://", clock=clock),
-    "sqlite": lambda folder, clock, redis: open_store(f"sqlite:///{folder}/sessions.db", clock=clock),
-    "redis": lambda folder, clock, redis: open_store(f"{redis}?prefix={folder}:", clock=clock),
+    "memory": lambda folder, clock, server: open_store("memory://", clock=clock),
+    "sqlite": lambda folder, clock, server: open_store(f"sqlite:///{folder}/sessions.db", clock=clock),
+    "redis": lambda folder, clock, server: open_store(f"{server}?prefix={folder}:", clock=clock),
+    "cluster": lambda folder, clock, server: open_store(f"{server}?prefix={folder}:", clock=clock),
 }
+SERVERS = {"redis": "redis_url", "cluster": "cluster_url"}
+"""Which of them need a server, and the fixture that tells where it is."""
+
+
+def server_of(name: str, request: pytest.FixtureRequest) -> str:
+    """The URL of a store's server; empty for one without."""
+    url: str = request.getfixturevalue(SERVERS[name]) if name in SERVERS else ""
+    return url
+
+
+@pytest.fixture(scope="session")
+def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Cluster of this test run alone."""
+    with cluster(tmp_path_factory.mktemp("cluster")) as servers:
+        yield servers.url
+
+
+FUTURE = 4_000_000_000.0
+"""A wall time that is still to come for Redis, whose own clock says which keys have had their time."""
 
 
 @pytest.fixture
 def clock() -> ManualClock:
-    return ManualClock()
+    return ManualClock(FUTURE)
 
 
 @pytest.fixture(params=STORES)
-def unopened(
-    request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock, redis_url: str
-) -> SessionStore:
-    return STORES[request.param](tmp_path, clock, redis_url)
+def unopened(request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock) -> SessionStore:
+    return STORES[request.param](tmp_path, clock, server_of(request.param, request))
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from keepalive.policy import Policy, Reason
 from keepalive.stores import Record, SessionStore
 from keepalive.touchers import Ended, Left, Touch, key_of
 
-from .conftest import STORES
+from .conftest import FUTURE, SERVERS, STORES, server_of
 
 IDLE, ABSOLUTE, DAY = 1800.0, 43200.0, 86400.0
 POLICY = Policy(idle_timeout=IDLE, absolute_timeout=ABSOLUTE)
@@ -560,19 +560,19 @@ class StoreMachine(RuleBasedStateMachine):
     """Drives a store and the model side by side; they must agree on all and after every step."""
 
     name: str
-    redis_url: str
+    server: str
     keys = Bundle("keys")
     requests = Bundle("requests")
 
     def __init__(self) -> None:
         super().__init__()
-        self.clock = ManualClock()
+        self.clock = ManualClock(FUTURE)
         self.model: dict[bytes, Session] = {}
         self.expected: list[Ended] = []
         self.numbers = count()
         self.runner = asyncio.Runner()
         self.folder = TemporaryDirectory()
-        self.store = STORES[self.name](Path(self.folder.name), self.clock, self.redis_url)
+        self.store = STORES[self.name](Path(self.folder.name), self.clock, self.server)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(work)
@@ -670,7 +670,7 @@ class StoreMachine(RuleBasedStateMachine):
     def advance(self, seconds: float) -> None:
         self.clock.advance(seconds)
 
-    @precondition(lambda self: self.name != "redis")  # which forgets by its own clock
+    @precondition(lambda self: self.name not in SERVERS)  # which forget by their own clock
     @rule()
     def sweep(self) -> None:
         now = self.clock.wall()
@@ -708,8 +708,8 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("name", STORES)
-def test_the_store_matches_the_model(name: str, redis_url: str) -> None:
-    machine = type("Machine", (StoreMachine,), {"name": name, "redis_url": redis_url})
+def test_the_store_matches_the_model(name: str, request: pytest.FixtureRequest) -> None:
+    machine = type("Machine", (StoreMachine,), {"name": name, "server": server_of(name, request)})
     run_state_machine_as_test(
         machine,
         settings=settings(

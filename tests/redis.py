@@ -1,0 +1,222 @@
+"""Real Redis servers on free ports of 127.0.0.1: alone, with Sentinels, and as a Cluster.
+
+All that they write stays in a folder of the test, and they end with it, by their process ids.
+"""
+
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from socket import create_server
+from time import monotonic, sleep
+from typing import Any
+
+from redis import Redis, RedisError
+
+from .raw import DEADLINE
+
+REDIS = "/usr/bin/redis-server"
+SERVICE = "sessions"
+"""What the Sentinels call the primary and its replica."""
+
+
+class RedisServer:
+    """One server, to be started, killed, and started anew on the same port. Made by `redis_server`."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        assert Path(REDIS).exists(), f"install redis-server: {REDIS} is missing"
+        self.port = _free_port()
+        self.url = f"redis://127.0.0.1:{self.port}"
+        self._folder = folder / str(self.port)
+        self._folder.mkdir(parents=True)
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it; returns when it answers."""
+        where = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder)]
+        quiet = ["--save", "", "--logfile", "log", "--repl-diskless-sync-delay", "0"]
+        self._process = subprocess.Popen(
+            [REDIS, *self._config(), *where, *quiet, *self._options], stdout=subprocess.DEVNULL
+        )
+        await_true(self._answers)
+
+    def _config(self) -> Sequence[str]:
+        return []
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, (self._folder / "log").read_text()
+        try:
+            return self.call("PING") is not None
+        except RedisError as error:
+            return "NOAUTH" in str(error)
+
+    @property
+    def runs(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def call(self, *command: str | bytes | int, user: str | None = None, password: str | None = None) -> Any:
+        """Run a command, as an operator does; not while it is stopped."""
+        with Redis(
+            port=self.port, username=user, password=password, protocol=2, socket_timeout=DEADLINE
+        ) as redis:
+            return redis.execute_command(*command)
+
+    def info(self, name: str) -> str:
+        """A line of `INFO everything`."""
+        return str(self.call("INFO", "everything")[name])
+
+    def kill(self) -> None:
+        """`kill -9`; returns when it is gone."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(DEADLINE)
+
+    def stop(self) -> None:
+        """SIGSTOP: from now on it hangs, with all connections open."""
+        self._signal(signal.SIGSTOP)
+        await_true(lambda: self._state() == "T")
+
+    def go_on(self) -> None:
+        """SIGCONT."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def _state(self) -> str:
+        assert self._process is not None
+        return Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(") ")[2][0]
+
+
+class _Sentinel(RedisServer):
+    """Watches over a primary, and names the replica that follows when it is gone."""
+
+    def __init__(self, folder: Path, primary: RedisServer, quorum: int) -> None:
+        super().__init__(folder)
+        self._written = self._folder / "sentinel.conf"
+        self._written.write_text(  # it keeps its notes there
+            f"sentinel monitor {SERVICE} 127.0.0.1 {primary.port} {quorum}\n"
+            f"sentinel down-after-milliseconds {SERVICE} 500\n"
+            f"sentinel failover-timeout {SERVICE} 2000\n"
+        )
+
+    def _config(self) -> Sequence[str]:
+        return [str(self._written), "--sentinel"]
+
+
+@dataclass
+class Sentinels:
+    """A primary, its replica, and three Sentinels. Made by `sentinels`."""
+
+    primary: RedisServer
+    replica: RedisServer
+    watchers: list[RedisServer]
+
+    @property
+    def url(self) -> str:
+        return f"redis+sentinel://{_places(self.watchers)}/{SERVICE}"
+
+
+@dataclass
+class Cluster:
+    """Primaries that share all slots, each with its replicas. Made by `cluster`."""
+
+    primaries: list[RedisServer]
+    replicas: list[RedisServer]
+
+    @property
+    def url(self) -> str:
+        return f"redis+cluster://{_places(self.primaries)}"
+
+
+@contextmanager
+def redis_server(folder: Path, *options: str) -> Iterator[RedisServer]:
+    """A server alone; `options` as on its command line."""
+    server = RedisServer(folder, *options)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+@contextmanager
+def sentinels(folder: Path) -> Iterator[Sentinels]:
+    """Servers that fail over half a second after the primary has gone silent, and an election."""
+    with ExitStack() as stack:
+        primary = stack.enter_context(redis_server(folder))
+        replica = stack.enter_context(redis_server(folder, "--replicaof", f"127.0.0.1 {primary.port}"))
+        watchers: list[RedisServer] = [_Sentinel(folder, primary, quorum=2) for _ in range(3)]
+        for watcher in watchers:
+            stack.callback(watcher.kill)
+            watcher.start()
+        await_true(lambda: replica.info("master_link_status") == "up")
+        await_true(lambda: all(_knows_all(watcher) for watcher in watchers))
+        yield Sentinels(primary, replica, watchers)
+
+
+def _knows_all(watcher: RedisServer) -> bool:
+    """Whether a Sentinel knows the others, and the replica; they meet every two seconds."""
+    told = iter(watcher.call("SENTINEL", "MASTER", SERVICE))
+    state = dict(zip(told, told, strict=True))
+    return (state[b"num-other-sentinels"], state[b"num-slaves"]) == (b"2", b"1")
+
+
+@contextmanager
+def cluster(folder: Path, *, replicas: int = 0) -> Iterator[Cluster]:
+    """Three primaries; one that is silent for a second counts as gone, and the others go on.
+
+    Args:
+        folder: where they write.
+        replicas: how many of the primaries have one.
+    """
+    with ExitStack() as stack:
+        servers: list[RedisServer] = []
+        bus = _free_port()  # of the first; there the others meet it
+        for number in range(3 + replicas):
+            options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"]
+            options += ["--cluster-port", str(_free_port() if number else bus)]
+            options += ["--cluster-require-full-coverage", "no"]
+            server = stack.enter_context(redis_server(folder, *options))
+            server.call("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+            if servers:
+                server.call("CLUSTER", "MEET", "127.0.0.1", servers[0].port, bus)
+            servers.append(server)
+        whole = Cluster(servers[:3], servers[3:])
+        for number, primary in enumerate(whole.primaries):
+            first, beyond = (place * 16384 // 3 for place in (number, number + 1))
+            primary.call("CLUSTER", "ADDSLOTSRANGE", first, beyond - 1)
+        await_true(lambda: all(_is_whole(server, len(servers)) for server in servers))
+        for primary, replica in zip(whole.primaries, whole.replicas, strict=False):
+            replica.call("CLUSTER", "REPLICATE", primary.call("CLUSTER", "MYID"))
+            await_true(lambda replica=replica: replica.info("master_link_status") == "up")  # type: ignore[misc]
+        yield whole
+
+
+def _is_whole(server: RedisServer, nodes: int) -> bool:
+    """Whether a node of a Cluster knows so many nodes, and which has which slots."""
+    state = server.call("CLUSTER", "INFO").decode().split()
+    return "cluster_state:ok" in state and f"cluster_known_nodes:{nodes}" in state
+
+
+def await_true(condition: Callable[[], object], within: float = DEADLINE) -> None:
+    """Wait for a condition to come true, outside of an event loop; fails after `within` seconds."""
+    deadline = monotonic() + within
+    while not condition():
+        assert monotonic() < deadline, condition
+        sleep(0.01)
+
+
+def _places(servers: Sequence[RedisServer]) -> str:
+    return ",".join(f"127.0.0.1:{server.port}" for server in servers)
+
+
+def _free_port() -> int:
+    with create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
