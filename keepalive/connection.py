@@ -288,10 +288,13 @@ class Connection(asyncio.BufferedProtocol, asyncio.Protocol, Generic[P]):
         self._reader = _DEAF
         if self._transport is None:
             return
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
-        else:
-            self._transport.close()
+        try:
+            if self._transport.can_write_eof():
+                self._transport.write_eof()
+            else:
+                self._transport.close()
+        except OSError:  # the page has reset the connection meanwhile, and nobody has told yet
+            self._transport.abort()
 
     def _fail(self) -> None:
         log.exception("a page could not be answered")

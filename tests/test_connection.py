@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Iterator
+from errno import ENOTCONN
 
 import pytest
 from aiohttp import web
@@ -493,3 +494,27 @@ def _unread(room: Room) -> int:
 
 def _on_the_wheel(room: Room) -> int:
     return sum(map(len, room.connections.wheel._slots.values()))
+
+
+async def test_a_connection_that_is_reset_during_the_goodbye_is_let_go(clock: ManualClock) -> None:
+    """The kernel knows before the event loop has told, and then refuses to end the stream."""
+
+    class Reset(asyncio.Transport):
+        aborted = False
+
+        def write(self, data: bytes | bytearray | memoryview) -> None: ...
+
+        def can_write_eof(self) -> bool:
+            return True
+
+        def write_eof(self) -> None:
+            raise OSError(ENOTCONN, "Transport endpoint is not connected")
+
+        def abort(self) -> None:
+            self.aborted = True
+
+    transport = Reset()
+    connection: Connection[str] = Connection(Room(clock).connections)
+    connection.connection_made(transport)
+    connection.data_received(frame((1000).to_bytes(2), CLOSE))
+    assert transport.aborted

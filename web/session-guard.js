@@ -52,7 +52,7 @@ button {
   border: 1px solid #8888; border-radius: var(--guard-radius, .6rem); background: none; color: inherit;
 }
 [part~=primary] { background: var(--guard-accent, CanvasText); color: var(--guard-accent-color, Canvas); }
-:focus-visible { outline: 3px solid; outline-offset: 3px; outline-color: var(--guard-color, CanvasText); }
+:is(button, iframe):focus-visible { outline: 3px solid; outline-offset: 3px; outline-color: var(--guard-color, CanvasText); }
 iframe { inline-size: 100%; block-size: 60vh; border: 0; }
 [hidden] { display: none; }
 `;

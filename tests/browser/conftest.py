@@ -4,14 +4,16 @@ import asyncio
 import os
 import re
 import shutil
+import signal
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 from aiohttp import ClientSession
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 ROOT = Path(__file__).parents[2]
 DEADLINE = 20.0
@@ -92,6 +94,57 @@ async def chromium() -> AsyncIterator[Browser]:
             yield browser
         finally:
             await browser.close()
+
+
+class Launch(Protocol):
+    def __call__(self, *switches: str) -> Awaitable[BrowserContext]: ...
+
+
+@pytest.fixture
+async def desk(tmp_path: Path) -> AsyncIterator[Launch]:
+    """Starts Chromium as it runs on a desk, to be looked at over the wire.
+
+    When Playwright starts it, every page counts as focused, hence as visible, no timer is throttled,
+    and nothing comes back from the back/forward cache.
+    """
+    path = shutil.which("chromium")
+    assert path is not None, "these tests need Debian's chromium: apt-get install chromium"
+    async with AsyncExitStack() as stack:
+        playwright = await stack.enter_async_context(async_playwright())
+
+        async def launch(*switches: str) -> BrowserContext:
+            process = await asyncio.create_subprocess_exec(
+                path,
+                "--headless",
+                "--remote-debugging-port=0",
+                f"--user-data-dir={tmp_path / 'profile'}",
+                "--no-first-run",
+                *SWITCHES,
+                *switches,
+                stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,  # it is a family of processes
+            )
+            stack.push_async_callback(_end_family, process)
+            assert process.stderr is not None
+            found = None
+            async with asyncio.timeout(DEADLINE):
+                while found is None:
+                    line = await process.stderr.readline()
+                    assert line, "chromium did not start"
+                    found = re.search(r"DevTools listening on (ws://\S+)", line.decode())
+            drain = asyncio.create_task(process.stderr.read())  # lest it wait for a reader
+            stack.callback(drain.cancel)
+            browser = await playwright.chromium.connect_over_cdp(found[1], no_defaults=True)
+            stack.push_async_callback(browser.close)
+            return browser.contexts[0]
+
+        yield launch
+
+
+async def _end_family(process: asyncio.subprocess.Process) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()
 
 
 async def sign_in(page: Page, url: str, name: str = "Ada") -> None:

@@ -1,48 +1,102 @@
 /**
- * Drives Debian's Firefox over WebDriver BiDi: signs in on the demo page, watches the heart, signs
- * out in another tab. Prints what it saw as one line of JSON.
+ * Drives Debian's Firefox over WebDriver BiDi for tests in another language. Each POST to the Unix
+ * socket SOCKET is one command: its path is the name, its body the arguments, the answer the result.
  *
- *   node firefox.mjs URL SECONDS
+ *   node firefox.mjs SOCKET
+ *
+ * A start takes seconds, so there is one browser for each set of preferences, from when it is first
+ * asked for until standard input ends. Tests are kept apart by browsing contexts, which share neither
+ * cookies nor locks nor channels.
  */
-import { createRequire } from "node:module";
 import { execFileSync } from "node:child_process";
+import { createServer } from "node:http";
+import { createRequire } from "node:module";
+import { json } from "node:stream/consumers";
 
 const require = createRequire(new URL("../../web/package.json", import.meta.url));
 const { launch } = require("puppeteer-core");
-const [url, seconds] = process.argv.slice(2);
 const executablePath = execFileSync("which", ["firefox-esr"]).toString().trim();
 
-const browser = await launch({ browser: "firefox", executablePath, headless: true });
-try {
-  const page = await browser.newPage();
-  await page.goto(url);
-  await page.type("#name", "Ada");
-  await page.click("#login button");
-  await page.waitForFunction(() => document.querySelector("#last").textContent.startsWith("last beat"));
-  const watched = await page.evaluate(async (seconds) => {
-    const heart = document.querySelector("#stage session-heart");
-    const seen = { beats: 0, running: 0 };
-    heart.addEventListener("session-beat", () => {
-      seen.beats += 1;
-      const [animation] = heart.shadowRoot.getAnimations({ subtree: true });
-      if (animation?.playState === "running") seen.running += 1;
-    });
-    await new Promise((resolve) => setTimeout(resolve, seconds * 1_000));
-    const response = await fetch("/whoami", { headers: { "X-Keepalive": "passive" } });
-    return { ...seen, user: (await response.json()).user };
-  }, Number(seconds));
+const PREFERENCES = {
+  "network.dns.localDomains": "app.test", // this machine by a name that does not make it secure
+  "dom.security.https_first": false,
+  "dom.ipc.processPrelaunch.enabled": false, // a process that appears is that of a new tab
+  "ui.prefersReducedMotion": 0,
+};
 
-  const other = await browser.newPage();
-  await other.goto(url);
-  await other.waitForFunction(() => document.querySelector("#last")?.textContent.startsWith("last beat"));
-  await other.click("#logout button");
-  await page.bringToFront();
-  await page.waitForFunction(() => document.querySelector("#over")?.open);
-  const over = await page.evaluate(() => ({
-    title: document.querySelector("#over-title").textContent,
-    reason: document.querySelector("#stage session-heart").keepalive.reason,
-  }));
-  process.stdout.write(`${JSON.stringify({ ...watched, ...over })}\n`);
-} finally {
-  await browser.close();
+/** @type {Map<string, Promise<import("puppeteer-core").Browser>>} by their preferences */
+const browsers = new Map();
+/** @type {Map<number, any>} contexts and tabs, by the numbers that stand for them */
+const held = new Map();
+
+/** @param {object} thing */
+function keep(thing) {
+  held.set(held.size, thing);
+  return held.size - 1;
 }
+
+/** @param {Record<string, unknown>} preferences */
+function browserWith(preferences) {
+  const key = JSON.stringify(preferences);
+  if (!browsers.has(key)) {
+    const starting = launch({
+      browser: "firefox",
+      executablePath,
+      headless: true,
+      acceptInsecureCerts: true,
+      extraPrefsFirefox: { ...PREFERENCES, ...preferences },
+      env: { ...process.env, MOZ_CRASHREPORTER_DISABLE: "1" },
+    });
+    browsers.set(key, starting);
+  }
+  return /** @type {Promise<import("puppeteer-core").Browser>} */ (browsers.get(key));
+}
+
+/** @type {Record<string, (given: any) => Promise<unknown>>} */
+const commands = {
+  async context({ preferences }) {
+    return keep(await (await browserWith(preferences)).createBrowserContext());
+  },
+  /** The id of the browser's main process. */
+  async process({ context }) {
+    return held.get(context).browser().process().pid;
+  },
+  /** A new tab, in front of the others; `script` runs before those of any page that it shows. */
+  async tab({ context, script }) {
+    const tab = await held.get(context).newPage();
+    await tab.evaluateOnNewDocument(script);
+    return keep(tab);
+  },
+  async goto({ tab, url }) {
+    await held.get(tab).goto(url);
+  },
+  async evaluate({ tab, expression }) {
+    return held.get(tab).evaluate(expression);
+  },
+  async click({ tab, selector }) {
+    await held.get(tab).click(selector);
+  },
+  async front({ tab }) {
+    await held.get(tab).bringToFront();
+  },
+  async close({ thing }) {
+    await held.get(thing).close();
+  },
+};
+
+const server = createServer(async (request, response) => {
+  try {
+    const command = commands[/** @type {string} */ (request.url).slice(1)];
+    response.end(JSON.stringify((await command(await json(request))) ?? null));
+  } catch (error) {
+    response.statusCode = 500;
+    response.end(JSON.stringify(String(error)));
+  }
+});
+server.listen(process.argv[2], () => process.stdout.write("ready\n"));
+
+process.stdin.resume().on("end", async () => {
+  const started = await Promise.allSettled(browsers.values());
+  await Promise.allSettled(started.map(({ value }) => value?.close()));
+  process.exit();
+});
