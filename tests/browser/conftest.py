@@ -4,7 +4,6 @@ import asyncio
 import os
 import re
 import shutil
-import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -121,10 +120,10 @@ async def desk(tmp_path: Path) -> AsyncIterator[Launch]:
                 "--no-first-run",
                 *SWITCHES,
                 *switches,
+                stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
-                start_new_session=True,  # it is a family of processes
             )
-            stack.push_async_callback(_end_family, process)
+            stack.push_async_callback(_kill, process)
             assert process.stderr is not None
             found = None
             async with asyncio.timeout(DEADLINE):
@@ -141,9 +140,10 @@ async def desk(tmp_path: Path) -> AsyncIterator[Launch]:
         yield launch
 
 
-async def _end_family(process: asyncio.subprocess.Process) -> None:
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    """End a browser; its children follow it."""
     with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
     await process.wait()
 
 

@@ -22,14 +22,15 @@ T = TypeVar("T")
 
 INTERVAL = 1.0
 IDLE = 6.0
-QUICK = {"ping_interval": INTERVAL, "idle_timeout": IDLE}
+QUICK: dict[str, Any] = {"ping_interval": INTERVAL, "idle_timeout": IDLE}
 """A session that needs its pings, and shows soon when it lacks them."""
-PATIENT = {"ping_interval": INTERVAL, "idle_timeout": 600.0}
+PATIENT: dict[str, Any] = {"ping_interval": INTERVAL, "idle_timeout": 600.0}
 """A session that outlives any gap of a test, for rows about the connection alone."""
 
 # Notes what the page hears and does, from before its first script to its end.
 RECORD = """(() => {
-  const seen = { sockets: 0, beats: 0, moving: 0, known: [], warnings: [], ends: [], errors: [], reports: [] };
+  const seen = { sockets: 0, beats: 0, moving: 0 };
+  for (const list of ["known", "warnings", "ends", "errors", "reports"]) seen[list] = [];
   window.seen = seen;
   window.WebSocket = class extends WebSocket {
     constructor(...given) {

@@ -94,15 +94,16 @@ Arrive = Callable[..., Awaitable[Page]]
 
 @pytest.fixture
 async def context(chromium: Browser) -> BrowserContext:
-    return await chromium.new_context(reduced_motion="reduce")
+    return await chromium.new_context()
 
 
 @pytest.fixture
 def arrive(site: Site, context: BrowserContext) -> Arrive:
     """Signs in as Ada, unless told that she is, and opens the guarded page."""
 
-    async def arrive(policy: str | None = "calm", guard: str = "") -> Page:
+    async def arrive(policy: str | None = "calm", guard: str = "", scheme: Any = None) -> Page:
         page = await context.new_page()
+        await page.emulate_media(color_scheme=scheme)
         if policy is not None:
             await context.request.post(f"{site.url}/signin?policy={policy}", form={"user": "ada"})
         await page.goto(f"{site.url}/?guard={guard}")
@@ -291,8 +292,8 @@ async def test_where_popups_are_blocked_what_was_typed_comes_back(site: Site, ar
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("subject", ["idle", "absolute", "ended", "frame"])
 async def test_axe_finds_nothing(site: Site, arrive: Arrive, subject: str, scheme: Any) -> None:
-    page = await arrive(subject if subject in POLICIES else "calm", "frame" if subject == "frame" else "")
-    await page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+    policy = subject if subject in POLICIES else "calm"
+    page = await arrive(policy, "frame" if subject == "frame" else "", scheme)
     if subject not in POLICIES:
         await site.keepalive.end_user("ada")
     await dialog(page).wait_for()
