@@ -929,7 +929,7 @@ async def test_a_stop_spreads_the_closing_of_many_pages_and_serves_them_meanwhil
             page.ping()
         await sleep(0)
 
-    monkeypatch.setattr(heart_module.asyncio, "sleep", look_on)
+    monkeypatch.setattr(asyncio, "sleep", look_on)
     await world.heart.stop(within=0.1)
     assert closed == [3, 6, 9, 12, 15, 18, 21, 24, 27]
     assert {page.closed for page in pages} == {1012}
