@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from keepalive.clock import ManualClock
-from keepalive.stores import SessionStore, open_store
+from keepalive.stores import SessionStore, open_store, redis_link
 
 from ..redis import cluster
 
@@ -44,8 +44,17 @@ def clock() -> ManualClock:
     return ManualClock(FUTURE)
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis may take its time, as on a machine that does much else; test_redis.py is about its deadlines."""
+    monkeypatch.setattr(redis_link, "DEADLINE", 20.0)
+    monkeypatch.setattr(redis_link, "_SERVER", 10.0)
+
+
 @pytest.fixture(params=STORES)
-def unopened(request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock) -> SessionStore:
+def unopened(
+    request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock, patient: None
+) -> SessionStore:
     return STORES[request.param](tmp_path, clock, server_of(request.param, request))
 
 

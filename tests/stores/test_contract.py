@@ -708,7 +708,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("name", STORES)
-def test_the_store_matches_the_model(name: str, request: pytest.FixtureRequest) -> None:
+def test_the_store_matches_the_model(name: str, request: pytest.FixtureRequest, patient: None) -> None:
     machine = type("Machine", (StoreMachine,), {"name": name, "server": server_of(name, request)})
     run_state_machine_as_test(
         machine,

@@ -624,7 +624,7 @@ async def test_a_cluster_fails_over(tmp_path: Path, opened: Open, fault: str) ->
         with pytest.raises(StoreUnavailable):
             await store.touch(batch)
         left = await asyncio.wait_for(recovered(lambda: store.touch(batch)), 15)
-        assert left == [about(IDLE, ABSOLUTE)] * BUCKETS
+        assert all(isinstance(each, Left) and IDLE - 15 < each.idle <= IDLE for each in left)
         assert replica.info("role") == "master"
         watch = store.watch()
         assert await store.end_user("ann", Reason.REVOKED) == BUCKETS
