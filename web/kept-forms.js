@@ -12,7 +12,7 @@ const NOT_TYPED = /^(hidden|file|image|button|submit|reset)$/;
 const SECRET = /passw|pwd|(^|[ -])(cc-|one-time-code|otp)/i;
 
 /** @typedef {HTMLInputElement | HTMLTextAreaElement | HTMLSelectElement} Field */
-/** @typedef {Record<string, [string, string | boolean | string[]][]>} Forms by path and name, what each field holds */
+/** @typedef {Record<string, [string, string | boolean | string[]][]>} Forms what each form's fields hold */
 
 /** @returns {{who: string | null, forms: Forms} | null} */
 function kept() {
@@ -94,7 +94,8 @@ function fill(field, content) {
   if (String(contentOf(field)) === String(content)) return;
   if (isTicked(field)) return field.click();
   if ("selectedOptions" in field)
-    for (const option of field.options) option.selected = /** @type {string[]} */ (content).includes(option.value);
+    for (const option of field.options)
+      option.selected = /** @type {string[]} */ (content).includes(option.value);
   // React puts a `value` of its own on the field, which takes this for no change.
   else Reflect.set(Object.getPrototypeOf(field), "value", content, field);
   for (const type of ["input", "change"]) field.dispatchEvent(new Event(type, { bubbles: true }));

@@ -14,7 +14,7 @@ export const ENGLISH = {
   "warning-title": "Your session is about to end",
   "warning-idle": "There has been no activity for a while. Do you want to stay signed in?",
   "warning-observe": "Only using the application keeps the session. Please save your work now.",
-  "warning-absolute": "Its time is up and cannot be extended. Please save your work now.",
+  "warning-absolute": "It nears its time limit, which cannot be extended. Please save your work now.",
   stay: "Stay signed in",
   ok: "OK",
   logout: "Sign out",
@@ -42,18 +42,21 @@ dialog {
 }
 ::backdrop { background: var(--guard-backdrop, #0009); }
 h2, p { margin: 0; }
-h2 { font-size: 1.3rem; line-height: 1.25; margin-block-end: .75rem; outline: none; }
-[part=time] { font-size: 2.75rem; font-weight: 700; line-height: 1.6; font-variant-numeric: tabular-nums; }
-[part=spoken] { position: absolute; inline-size: 1px; block-size: 1px; overflow: hidden; clip-path: inset(50%); }
-[part=buttons] { display: flex; flex-wrap: wrap; gap: .75rem; margin-block-start: 1.25rem; }
-form, button { flex: 1; display: flex; }
+h2 { font-size: 1.3rem; line-height: 1.25; outline: none; }
+h2, [part=text] { margin-block-end: .6rem; }
+[part=time] { font-size: 2.75rem; font-weight: 700; font-variant-numeric: tabular-nums; }
+[part=spoken] { position: absolute; inline-size: 1px; overflow: hidden; clip-path: inset(50%); }
+[part=buttons] { display: flex; flex-wrap: wrap; gap: 0 .75rem; }
+form, button { flex: auto; display: flex; }
 button {
-  justify-content: center; padding: .65rem 1rem; font: inherit; font-weight: 600; cursor: pointer;
-  border: 1px solid #8888; border-radius: var(--guard-radius, .6rem); background: none; color: inherit;
+  justify-content: center; margin-block-start: .75rem; padding: .65rem 1rem; cursor: pointer;
+  font: inherit; font-weight: 600; color: inherit; background: none;
+  border: 1px solid #888; border-radius: var(--guard-radius, .6rem);
 }
 [part~=primary] { background: var(--guard-accent, CanvasText); color: var(--guard-accent-color, Canvas); }
-:is(button, iframe):focus-visible { outline: 3px solid; outline-offset: 3px; outline-color: var(--guard-color, CanvasText); }
-iframe { inline-size: 100%; block-size: 60vh; border: 0; }
+@media (forced-colors: active) { [part~=primary] { background: none; color: inherit; border-width: 3px; } }
+:is(button, iframe):focus-visible { outline: 3px solid var(--guard-color, CanvasText); outline-offset: 3px; }
+iframe { inline-size: 100%; block-size: 60vh; border: 0; border-radius: .3rem; }
 [hidden] { display: none; }
 `;
 
@@ -82,7 +85,7 @@ const Base = /** @type {typeof HTMLElement} */ (globalThis.HTMLElement ?? class 
  *
  * Each text is a slot, but for `spoken`, which nobody sees. The language is the nearest `lang`.
  *
- * @attr {string} src - where the server answers, such as `/keepalive/`; by default where this module came from
+ * @attr {string} src - where the server answers; by default where this module came from
  * @attr {string} login - where to sign in again; by default what the server says, else the page itself
  * @attr {boolean} frame - sign in in a frame of the dialog instead of a popup
  * @attr {string} logout - where a POST signs out; without it the warning offers no "Sign out"
@@ -196,12 +199,15 @@ export class SessionGuard extends Base {
 
   /** The connection behind this element, shared with the others of the page; `null` out of a page. */
   get keepalive() {
-    return this.#held?.keepalive;
+    return this.#held?.keepalive ?? null;
   }
 
   connectedCallback() {
     if (this.#held) return;
-    if (!pageSheet) document.adoptedStyleSheets = [...document.adoptedStyleSheets, (pageSheet = sheetOf(PAGE_CSS))];
+    if (!pageSheet) {
+      pageSheet = sheetOf(PAGE_CSS);
+      document.adoptedStyleSheets = [...document.adoptedStyleSheets, pageSheet];
+    }
     const { keepalive } = (this.#held = hold(this.getAttribute("src")));
     this.#listening = new AbortController();
     const { signal } = this.#listening;
@@ -245,11 +251,9 @@ export class SessionGuard extends Base {
     if (resumed ? who !== (before ?? null) : who && before && who !== before) return startOver();
     this.#who = who ?? before ?? null;
     this.#end = null;
-    if (resumed) {
-      this.#rise();
-      this.dispatchEvent(new SessionEvent("session-resume"));
-    }
+    if (resumed) this.#rise();
     this.#show();
+    if (resumed) this.dispatchEvent(new SessionEvent("session-resume"));
     try {
       // Fetched ahead: at the end there may be no network.
       if (document.querySelector("form[data-keep]") || "session-guard" in sessionStorage)
@@ -320,7 +324,8 @@ export class SessionGuard extends Base {
     const end = this.#end;
     const warning = !end && keepalive?.warning;
     const left = keepalive?.expiresIn ?? 0;
-    if (keepalive) dataset.session = end ? "ended" : !keepalive.known ? "unknown" : warning ? "warning" : "alive";
+    if (keepalive)
+      dataset.session = end ? "ended" : !keepalive.known ? "unknown" : warning ? "warning" : "alive";
     else delete dataset.session;
     if (this.#desk) this.#watch();
     if (!warning) this.#dismissed = undefined;

@@ -8,9 +8,10 @@ export const WORDS = {
   de: {
     "warning-title": "Ihre Sitzung endet gleich",
     "warning-idle": "Seit einiger Zeit gab es keine Aktivität. Möchten Sie angemeldet bleiben?",
-    "warning-observe": "Die Sitzung bleibt nur bestehen, wenn Sie die Anwendung nutzen. Bitte speichern Sie jetzt.",
+    "warning-observe":
+      "Die Sitzung bleibt nur bestehen, wenn Sie die Anwendung nutzen. Bitte speichern Sie jetzt.",
     "warning-absolute":
-      "Die Höchstdauer ist erreicht und kann nicht verlängert werden. Bitte speichern Sie jetzt.",
+      "Sie erreicht ihre Höchstdauer und kann nicht verlängert werden. Bitte speichern Sie jetzt.",
     stay: "Angemeldet bleiben",
     ok: "OK",
     logout: "Abmelden",
@@ -53,7 +54,7 @@ export const WORDS = {
     "warning-observe":
       "La session ne continue que si vous utilisez l’application. Enregistrez votre travail maintenant.",
     "warning-absolute":
-      "La durée maximale est atteinte et ne peut pas être prolongée. Enregistrez votre travail maintenant.",
+      "La session arrive à sa durée maximale, sans prolongation possible. Enregistrez votre travail.",
     stay: "Rester connecté",
     ok: "OK",
     logout: "Se déconnecter",

@@ -18,8 +18,8 @@ const BROWSERS = [
 ];
 
 const POLICY =
-  "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; frame-src 'self';" +
-  " form-action 'self'; require-trusted-types-for 'script'; trusted-types 'none'";
+  "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:;" +
+  " frame-src 'self'; form-action 'self'; require-trusted-types-for 'script'; trusted-types 'none'";
 
 /** @param {string} guard its attributes and content */
 const PAGE = (lang, guard) => `<!doctype html><html lang="${lang}"><title>Orders</title>
@@ -29,11 +29,13 @@ const PAGE = (lang, guard) => `<!doctype html><html lang="${lang}"><title>Orders
 <section data-private inert id="inert">More</section>
 <form data-keep id="order">
   <input id="name" name="name" value="old"><textarea name="note"></textarea>
-  <input type="checkbox" name="gift"><input type="radio" name="size" value="s"><input type="radio" name="size" value="m">
+  <input type="checkbox" name="gift">
+  <input type="radio" name="size" value="s"><input type="radio" name="size" value="m">
   <select name="colour" multiple><option>red<option>green<option>blue</select>
   <input name="tag"><input name="tag">
-  <input type="password" name="secret"><input name="shown" autocomplete="current-password"><input name="password2">
-  <input name="number" autocomplete="section-a cc-number"><input name="code" autocomplete="one-time-code">
+  <input type="password" name="secret"><input name="shown" autocomplete="current-password">
+  <input name="password2"><input name="number" autocomplete="section-a cc-number">
+  <input name="code" autocomplete="one-time-code">
   <input type="hidden" name="token"><fieldset data-keep="off"><input name="off"></fieldset>
   <input type="button" name="press"><button name="send" value="send">Send</button>
 </form>
@@ -68,7 +70,8 @@ function playServer() {
         this.readyState = 1;
         const who = localStorage.who ?? "ada";
         if (who === "nobody") this.say({ type: "end", reason: "unknown", login: "/signin" });
-        else this.say({ type: "hello", interval: 25, expires_in: 1800, warn_before: 60, mode: "presence", who });
+        else
+          this.say({ type: "hello", interval: 25, expires_in: 1800, warn_before: 60, mode: "presence", who });
       });
     }
     say(message) {
@@ -186,7 +189,10 @@ for (const options of BROWSERS) {
       assert.notEqual((await looks()).focus, "within");
       await does(() => extend());
       const after = await looks();
-      assert.deepEqual([after.open, after.state, after.focus, after.page], [false, "alive", "within", "Orders"]);
+      assert.deepEqual(
+        [after.open, after.state, after.focus, after.page],
+        [false, "alive", "within", "Orders"],
+      );
       assert.deepEqual(await does(() => violations), []);
     });
 
@@ -207,10 +213,16 @@ for (const options of BROWSERS) {
       test(`${what} asks to stay signed in, and the dialog waits for the answer`, async () => {
         await open();
         await does(() => warn(50));
-        const before = await does(() => sockets[0].pings);
+        const before = await does(() => {
+          globalThis.closes = 0;
+          const dialog = document.querySelector("session-guard").shadowRoot.querySelector("dialog");
+          dialog.addEventListener("close", () => (closes += 1));
+          return sockets[0].pings;
+        });
         await act();
         await until((before) => sockets[0].pings > before, before);
         assert.equal((await looks()).open, true);
+        if (what !== "two Escapes") assert.equal(await does(() => closes), 0); // not even for a moment
         await does(() => extend());
         assert.equal((await looks()).open, false);
       });
@@ -247,6 +259,11 @@ for (const options of BROWSERS) {
     test("counts by the clock, and speaks at 60, 30, 20 and 10 seconds alone", async () => {
       await open({ guard: 'spoken="Still {time}!">' });
       const heard = [];
+      await does(() => {
+        globalThis.times = 0;
+        const spoken = document.querySelector("session-guard").shadowRoot.querySelector("[part=spoken]");
+        new MutationObserver(() => (times += 1)).observe(spoken, { childList: true });
+      });
       for (const left of [75, 61, 60, 59, 45, 31, 29.9, 21, 20, 11, 10, 5, 1]) {
         await does((left) => warn(left), left);
         heard.push((await looks()).spoken);
@@ -256,13 +273,22 @@ for (const options of BROWSERS) {
         ...["", "", sixty, sixty, sixty, sixty],
         ...[thirty, thirty, twenty, twenty, ten, ten, ten],
       ]);
+      assert.equal(await does(() => times), 4); // a text that is set again is read again
       await does(() => warn(40));
-      await until(() => document.querySelector("session-guard").shadowRoot.querySelector("[part=time]").textContent === "0:38");
+      await until(
+        () =>
+          document.querySelector("session-guard").shadowRoot.querySelector("[part=time]").textContent ===
+          "0:38",
+      );
       await does(() => {
         const { now } = Date;
         Date.now = () => now() + 15_000; // the computer sleeps
       });
-      await until(() => /0:2[0-3]/.test(document.querySelector("session-guard").shadowRoot.querySelector("[part=time]").textContent));
+      await until(() =>
+        /0:2[0-3]/.test(
+          document.querySelector("session-guard").shadowRoot.querySelector("[part=time]").textContent,
+        ),
+      );
     });
 
     test("the title is put back, though the app may have changed it", async () => {
@@ -288,7 +314,11 @@ for (const options of BROWSERS) {
         await does(() => warn(10));
         const said = language === "it" ? "en" : language.slice(0, 2);
         if (said !== "en")
-          await until((said) => document.querySelector("session-guard").shadowRoot.querySelector("dialog").lang === said, said);
+          await until(
+            (said) =>
+              document.querySelector("session-guard").shadowRoot.querySelector("dialog").lang === said,
+            said,
+          );
         await does(() => extend());
         await does(() => warn(10));
         const { buttons, time, spoken } = await looks();
@@ -307,13 +337,21 @@ for (const options of BROWSERS) {
       await open({ guard: 'logout="/logout">' });
       await page.focus("#within");
       await does(() => end("idle"));
-      await does(() => end("unknown")); // a failed attempt to go on is not the reason
+      await does(() => dispatchEvent(new Event("focus"))); // an attempt to go on, whose failure is not why
+      await until(() => sockets.length === 2 && !!document.querySelector("session-guard").keepalive.reason);
+      assert.equal(await does(() => document.querySelector("session-guard").keepalive.reason), "unknown");
       const { open: opened, state, title, text, buttons, page: name } = await looks();
       assert.deepEqual([opened, state, title], [true, "ended", "You are signed out"]);
-      assert.deepEqual([text, buttons, name], ["There was no activity for too long.", ["Sign in again"], "Orders"]);
+      assert.deepEqual(
+        [text, buttons, name],
+        ["There was no activity for too long.", ["Sign in again"], "Orders"],
+      );
       const covered = () =>
         does(() =>
-          [...document.querySelectorAll("[data-private]")].map((it) => [it.inert, getComputedStyle(it).visibility]),
+          [...document.querySelectorAll("[data-private]")].map((it) => [
+            it.inert,
+            getComputedStyle(it).visibility,
+          ]),
         );
       assert.deepEqual(await covered(), [[true, "hidden"], [true, "hidden"]]); // prettier-ignore
       await page.keyboard.press("Escape");
@@ -438,12 +476,17 @@ for (const options of BROWSERS) {
       await does(() => end("idle"));
       await page.keyboard.press("Tab");
       await page.keyboard.press("Enter");
-      await until(() => document.querySelector("session-guard").shadowRoot.querySelector("iframe").contentDocument?.title === "Sign in");
+      await until(
+        () =>
+          document.querySelector("session-guard").shadowRoot.querySelector("iframe").contentDocument
+            ?.title === "Sign in",
+      );
       const { buttons, note } = await looks();
       assert.deepEqual([buttons, note], [[], ""]);
       await does(() => {
         localStorage.who = "ada";
-        document.querySelector("session-guard").shadowRoot.querySelector("iframe").contentWindow.location = "/signin?done";
+        document.querySelector("session-guard").shadowRoot.querySelector("iframe").contentWindow.location =
+          "/signin?done";
       });
       await becomes("alive");
       assert.equal((await looks()).open, false);
@@ -458,7 +501,11 @@ for (const options of BROWSERS) {
       assert.equal(await does(() => sockets.length), 1);
       await does(() => document.querySelector("session-guard").remove());
       assert.deepEqual(
-        await does(() => ["session" in document.documentElement.dataset, document.title, sockets[0].readyState]),
+        await does(() => [
+          "session" in document.documentElement.dataset,
+          document.title,
+          sockets[0].readyState,
+        ]),
         [false, "Orders", 2],
       );
     });
