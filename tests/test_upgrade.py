@@ -7,10 +7,8 @@ the newest release that we support, and needs nothing of the package but `keepal
 import asyncio
 import gc
 import logging
-import ssl
 from collections import Counter
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import cast
 from weakref import ref
@@ -18,14 +16,10 @@ from weakref import ref
 import pytest
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from keepalive.upgrade import Upgrade
 
-from .raw import ACCEPT, DEADLINE, Headers, RawPage, handshake, serving, until
+from .raw import ACCEPT, DEADLINE, Headers, RawPage, certified, handshake, serving, until
 
 SUBPROTOCOL = "keepalive.v1"
 MANY = 200
@@ -254,7 +248,7 @@ async def test_a_middleware_fails_after_the_hand_over() -> None:
 
 @pytest.mark.both_loops
 async def test_over_tls(tmp_path: Path) -> None:
-    ours, theirs = _certified(tmp_path)
+    ours, theirs = certified(tmp_path)
     site = Site()
     async with (
         serving(site.app, tls=ours) as server,
@@ -351,33 +345,3 @@ def _aiohttp_objects() -> Counter[type]:
     """How many objects of aiohttp's there are, and answers to handshakes."""
     types = Counter(map(type, gc.get_objects()))
     return Counter({kind: many for kind, many in types.items() if str(kind.__module__).startswith(_AIOHTTP)})
-
-
-def _certified(folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """A server's and a client's context, with a certificate for `localhost` made just now."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(datetime.now(UTC) - timedelta(days=1))
-        .not_valid_after(datetime.now(UTC) + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = folder / "certificate.pem"
-    pem.write_bytes(
-        certificate.public_bytes(serialization.Encoding.PEM)
-        + key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ours.load_cert_chain(pem)
-    return ours, ssl.create_default_context(cafile=str(pem))

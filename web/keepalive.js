@@ -12,6 +12,8 @@ import { Tabs } from "./tabs.js";
 /** @typedef {import("./machine.js").Event} Fact */
 
 const SUBPROTOCOL = "keepalive.v1";
+const GOODBYE = 1_000; // a close code, and so is the next
+const RETURNING = 4_000;
 const MAX_MESSAGE = 4_096; // bytes; the server refuses more
 const POST_TIMEOUT = 10_000;
 const LONGEST_TIMER = 3_600_000; // setTimeout takes 31 bits and fires at once beyond
@@ -26,7 +28,8 @@ const INPUT_EVERY = 1_000;
  * @typedef {SessionEvent & {n: number, expiresIn: number, endsIn: number | null, times: number, data: any}} SessionBeatEvent
  *   session-beat: the store has confirmed that the session lives; times in seconds
  * @typedef {SessionEvent & {state: State, previous: State, known: boolean}} SessionStateChangeEvent
- *   session-statechange: the connection is in another state, or the page knows more or less than before
+ *   session-statechange: the connection is in another state, the page knows more or less than before, or
+ *   a warning is past
  * @typedef {SessionEvent & {expiresIn: number, why: string, extendable: boolean}} SessionWarningEvent
  *   session-warning: a deadline is near; `extendable` tells whether anyone can move it
  * @typedef {SessionEvent & {reason: string, login: string | null}} SessionEndEvent
@@ -68,6 +71,8 @@ export class Keepalive extends EventTarget {
   #busy = false;
   /** @type {WebSocket | null} */
   #socket = null;
+  /** What this page calls itself, until it says goodbye. @type {string | null} */
+  #id = null;
   #socketListening = new AbortController();
   #pageListening = new AbortController();
   /** @type {ReturnType<typeof setTimeout> | undefined} */
@@ -184,7 +189,7 @@ export class Keepalive extends EventTarget {
   /** @param {Fact} fact */
   #take(fact) {
     const { Date, Math, navigator } = this.#env;
-    const { state: previous, known: knew } = this;
+    const { state: previous, known: knew, warning: warned } = this;
     const was = this.#context.state;
     const env = {
       now: Date.now(),
@@ -201,8 +206,9 @@ export class Keepalive extends EventTarget {
     for (const effect of effects) this.#run(effect);
     if (!isWatching(is)) this.#tabs.take(is, context.share); // once the others know why
     if (fact.type === "hello") this.#hello = fact;
-    const { state, known } = this;
-    if (state === previous && known === knew) return;
+    const { state, known, warning } = this;
+    const isPast = warned && !warning; // by what another tab told, it may be, with no beat to show it
+    if (state === previous && known === knew && !isPast) return;
     if (state !== previous) this.#relay({ type: "led", state });
     this.dispatchEvent(new SessionEvent("session-statechange", { state, previous, known }));
   }
@@ -222,12 +228,13 @@ export class Keepalive extends EventTarget {
       case "connect":
         return this.#connect();
       case "drop":
-        return this.#drop();
+        return this.#drop(effect.returns);
       case "send":
-        return this.#socket?.send(this.#ping(effect.n));
+        return this.#socket?.send(this.#ping(effect));
       case "post":
-        return void this.#post(effect.n);
+        return void this.#post(effect);
       case "request":
+        this.#appear();
         return this.#tabs.say({ type: "request" });
       case "steal":
         return this.#tabs.steal();
@@ -239,6 +246,9 @@ export class Keepalive extends EventTarget {
   #connect() {
     const url = new URL("ws", this.#base);
     url.protocol = url.protocol.replace("http", "ws"); // older browsers take no other
+    // An insecure page has no randomUUID().
+    this.#id ??= this.#env.crypto.getRandomValues(new Uint32Array(3)).join("-");
+    url.search = `page=${this.#id}`;
     this.#socketListening = new AbortController();
     const { signal } = this.#socketListening;
     try {
@@ -255,12 +265,15 @@ export class Keepalive extends EventTarget {
     this.#socket.addEventListener("error", () => this.#dispatch({ type: "error" }), { signal });
   }
 
-  #drop() {
+  /** @param {boolean} returns whether this page will want a socket again; if not, that is its goodbye */
+  #drop(returns) {
     this.#socketListening.abort();
     const socket = this.#socket;
     this.#socket = null;
     // Also while it connects: Firefox opens one socket to a host at a time, and the next would wait.
-    if (socket && socket.readyState < 2) socket.close(1_000);
+    if (socket && socket.readyState < 2) socket.close(returns ? RETURNING : GOODBYE);
+    // An id is gone with its goodbye, which the server may hear later than what comes after it.
+    if (!returns) this.#id = null;
   }
 
   /** Answered before this returns: a hidden page gets its messages in time, but not its timers.
@@ -270,11 +283,11 @@ export class Keepalive extends EventTarget {
     if (message) this.#dispatch(message);
   }
 
-  /** @param {number} n @returns {string} */
-  #ping(n) {
+  /** @param {{n: number, visible: boolean}} what @returns {string} */
+  #ping({ n, visible }) {
     const { Date, TextEncoder, reportError } = this.#env;
     const idle = this.#lastInput === null ? undefined : Math.max(0, Date.now() - this.#lastInput) / 1_000;
-    const ping = { type: "ping", n, idle, visible: this.#visible };
+    const ping = { type: "ping", n, idle, visible };
     try {
       const text = JSON.stringify({ ...ping, data: this.data?.() ?? undefined });
       const size = new TextEncoder().encode(text).length;
@@ -286,14 +299,14 @@ export class Keepalive extends EventTarget {
     return JSON.stringify(ping); // the session matters more than what rides on it
   }
 
-  /** @param {number} n */
-  async #post(n) {
+  /** @param {{n: number, visible: boolean}} what */
+  async #post({ n, visible }) {
     const { AbortSignal, fetch } = this.#env;
     let message = null;
     try {
       const response = await fetch(new URL("heartbeat", this.#base), {
         method: "POST",
-        body: this.#ping(n),
+        body: this.#ping({ n, visible }),
         headers: { "Content-Type": "application/json" },
         cache: "no-store",
         signal: AbortSignal.timeout(POST_TIMEOUT),
@@ -346,6 +359,11 @@ export class Keepalive extends EventTarget {
     if (share && state !== "following") this.#tabs.say({ type: "relay", message });
   }
 
+  /** Whoever leads pings for those who show. */
+  #appear() {
+    if (this.#visible) this.#tabs.say({ type: "shows" });
+  }
+
   /** @param {Fact} heard of another tab, or of the lock that makes a tab lead */
   #overhear(heard) {
     const { state } = this.#context;
@@ -353,7 +371,9 @@ export class Keepalive extends EventTarget {
       const at = Math.min(heard.at, this.#env.Date.now());
       this.#lastInput = Math.max(this.#lastInput ?? at, at);
     } else if (heard.type === "relay") {
-      if (state === "following") this.#dispatch({ ...heard.message, relayed: true });
+      if (state !== "following") return;
+      if (heard.message.type === "beat") this.#appear();
+      this.#dispatch({ ...heard.message, relayed: true });
     } else if (heard.type === "request") {
       if (state === "open") {
         this.#relay({ ...this.#hello, type: "hello", expires_in: this.expiresIn, ends_in: this.endsIn });
@@ -375,20 +395,21 @@ export class Keepalive extends EventTarget {
     /** @param {EventTarget} target @param {string} type @param {(event: any) => void} listener */
     const on = (target, type, listener) =>
       target.addEventListener(type, listener, { signal, passive: true, capture: true });
-    const freeze = () => this.#dispatch({ type: "freeze" });
+    /** @param {EventTarget} target @param {string} type */
+    const report = (target, type) => on(target, type, () => this.#dispatch({ type }));
     const wake = () => {
       this.#dispatch({ type: "thaw" }); // Safari may thaw a page that it never told to freeze,
       this.#dispatch({ type: "wake" }); // so both are said, and one of them counts.
     };
-    on(document, "freeze", freeze);
+    report(document, "freeze");
     on(document, "resume", wake);
-    on(this.#env, "pagehide", freeze);
+    report(this.#env, "pagehide");
     on(this.#env, "pageshow", ({ persisted }) => persisted && wake());
     on(document, "visibilitychange", () => {
       if (this.#visible) this.#dispatch({ type: "wake" });
     });
-    on(this.#env, "online", () => this.#dispatch({ type: "online" }));
-    on(this.#env, "offline", () => this.#dispatch({ type: "offline" }));
+    report(this.#env, "online");
+    report(this.#env, "offline");
     /** @param {EventTarget | null} [target] */
     const feel = (target) => {
       for (const type of INPUT) if (target) on(target, type, (event) => this.#feel(event));

@@ -21,10 +21,10 @@
 /** @typedef {{now: number, random: number, online: boolean, visible: boolean}} Env wall clock in ms, a number in [0, 1), navigator.onLine, whether the page shows */
 /** @typedef {{why: string, extendable: boolean}} Warning */
 /**
- * @typedef {{type: "connect"} | {type: "drop"} | {type: "send", n: number} | {type: "post", n: number}
+ * @typedef {{type: "connect"} | {type: "drop", returns: boolean} | {type: "send" | "post", n: number, visible: boolean}
  *   | {type: "emit", message: Event} | {type: "request"} | {type: "steal"}} Effect
- *   open the socket; let go of it; ping over it; ping over HTTP; tell the page; ask the tab that leads
- *   to ping; lead in its place
+ *   open the socket; let go of it, for a while or for good; ping over it; ping over HTTP; tell the page;
+ *   ask the tab that leads to ping; lead in its place
  */
 /**
  * @typedef {object} Context what is known; times are ms on the page's own clock
@@ -39,8 +39,9 @@
  * @property {number} posting the number of the ping that a POST carries just now, or 0
  * @property {boolean} share whether another tab may have the socket
  * @property {State} led the state of the tab that leads
+ * @property {number} shown when another tab, one of those that share, last said that it shows
  * @property {number} interval ms between pings
- * @property {number} hiddenInterval the same while the page is hidden
+ * @property {number} hiddenInterval the same while nobody sees the page
  * @property {number} pace whichever of these counts
  * @property {number} spread over how many ms to spread a first retry
  * @property {number} warnBefore ms
@@ -67,6 +68,7 @@ export const initial = Object.freeze({
   posting: 0,
   share: false,
   led: "open",
+  shown: -Infinity,
   interval: 25_000,
   hiddenInterval: 25_000,
   pace: 25_000,
@@ -107,9 +109,11 @@ const REOPEN = 300_000; // a page that polls tries the socket now and then
 const LIVE = {
   stop: { to: "idle" },
   freeze: { to: "frozen" },
+  pagehide: { to: "frozen" },
   follow: { to: "following" },
   posted: { to: afterPost, do: settle },
   told: { do: learn },
+  shows: { do: (c, _event, { now }) => void (c.shown = now) },
 };
 
 /** @type {Record<string, Row>} */
@@ -235,7 +239,7 @@ export function next(context, event, env) {
   const gap = env.now - c.seen;
   const late = env.now - nearest(context);
   c.seen = env.now;
-  c.pace = env.visible ? c.interval : c.hiddenInterval;
+  c.pace = paceOf(c, env);
   if (gap < 0) carryBack(c, gap);
   step(c, event, env, effects);
   if (hears(c.state) && HEARD.includes(event.type)) listen(c, env);
@@ -265,7 +269,9 @@ function step(c, event, env, effects) {
   if (to !== from) {
     c.state = to;
     c.deadlines = {};
-    if (holdsSocket(from) && !holdsSocket(to)) effects.push({ type: "drop" });
+    if (holdsSocket(from) && !holdsSocket(to)) {
+      effects.push({ type: "drop", returns: event.type === "freeze" || "retry" in TABLE[to] });
+    }
   }
   row.do?.(c, event, env, effects);
   if (to !== from) ENTER[to]?.(c, event, env, effects);
@@ -289,6 +295,7 @@ function carryBack(c, gap) {
   for (const name in c.deadlines) c.deadlines[name] += gap;
   c.pinged += gap;
   c.tried += gap;
+  c.shown += gap;
   if (c.expiresAt !== null) c.expiresAt += gap;
   if (c.endsAt !== null) c.endsAt += gap;
 }
@@ -351,7 +358,7 @@ function agree(c, event, env) {
   c.who = event.who ?? null;
   c.interval = Math.max(1_000, ms(event.interval, c.interval));
   c.hiddenInterval = Math.max(c.interval, ms(event.hidden_interval, 0));
-  c.pace = env.visible ? c.interval : c.hiddenInterval;
+  c.pace = paceOf(c, env);
   c.warnBefore = ms(event.warn_before, c.warnBefore);
   c.mode = event.mode ?? null;
 }
@@ -411,7 +418,7 @@ function suspect(c, _event, { now }) {
 function ping(c, _event, env, effects) {
   c.pinged = env.now;
   rest(c, env);
-  effects.push({ type: "send", n: ++c.n });
+  effects.push({ type: "send", n: ++c.n, visible: isSeen(c, env) });
 }
 
 /** @type {Action} */
@@ -419,7 +426,7 @@ function post(c, _event, env, effects) {
   if (c.posting) return;
   c.pinged = env.now;
   c.posting = ++c.n;
-  effects.push({ type: "post", n: c.n });
+  effects.push({ type: "post", n: c.n, visible: isSeen(c, env) });
 }
 
 /** While only the socket fails, a POST knows whether the server is there.
@@ -520,6 +527,16 @@ function believe(c, expiresAt, endsAt, { now }) {
 function listen(c, { now }) {
   c.deadlines.silence = now + 2 * c.pace + 5_000;
 }
+
+/** Whether the page shows, or is pinging for one that does. Such a page says so at each beat; one that has
+ * said nothing for as long as a server may is hidden, or gone.
+ * @param {Context} c @param {Env} env */
+function isSeen(c, { now, visible }) {
+  return visible || (c.share && c.state !== "following" && now - c.shown < 2 * c.interval + 5_000);
+}
+
+/** @param {Context} c @param {Env} env */
+const paceOf = (c, env) => (isSeen(c, env) ? c.interval : c.hiddenInterval);
 
 /** When the next ping is due: ±10 %, so that pages which came together do not stay together.
  * @param {Context} c @param {Env} env */

@@ -10,7 +10,7 @@ import { baseOf, hold, SessionEvent } from "./keepalive.js";
 
 const BEAT = 1_000; // 500 ms in, 500 ms out
 const BEATING = [{ transform: "scale(1)" }, { transform: "scale(1.22)" }, { transform: "scale(1)" }];
-const STILL = [{ opacity: 1 }, { opacity: 0.55 }, { opacity: 1 }];
+const STILL = [{ opacity: 1 }, { opacity: 0.7 }, { opacity: 1 }]; // never as pale as a heart that waits
 
 const WHOLE =
   "M12 20.6C6.3 16.5 2.2 12.9 2.2 8.6c0-3 2.3-5.3 5.2-5.3 1.9 0 3.6 1 4.6 2.6 1-1.6 2.7-2.6 4.6-2.6 2.9 0 5.2 2.3 5.2 5.3 0 4.3-4.1 7.9-9.8 12z";

@@ -118,6 +118,7 @@ async def desk(tmp_path: Path) -> AsyncIterator[Launch]:
                 "--remote-debugging-port=0",
                 f"--user-data-dir={tmp_path / 'profile'}",
                 "--no-first-run",
+                "--no-startup-window",  # whose start page may not let itself be looked at for half a minute
                 *SWITCHES,
                 *switches,
                 stdout=asyncio.subprocess.DEVNULL,

@@ -21,6 +21,7 @@ function browserOf(cookie) {
     Math,
     TextEncoder,
     clearTimeout,
+    crypto,
     setTimeout,
     document: Object.assign(new EventTarget(), { visibilityState: "visible" }),
     navigator: { onLine: true },

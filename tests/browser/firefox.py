@@ -117,7 +117,7 @@ class Firefox:
         cls, path: Path, preferences: Mapping[str, object] | None = None
     ) -> AsyncIterator["Firefox"]:
         """Open one, by the driver at `path`; `preferences` are those of about:config."""
-        timeout = ClientTimeout(total=DEADLINE)
+        timeout = ClientTimeout(total=3 * DEADLINE)  # the first starts the browser
         connector = UnixConnector(str(path), force_close=True)  # node drops connections that rest
         async with ClientSession(connector=connector, timeout=timeout) as http:
             driver = _Driver(http)

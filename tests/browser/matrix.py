@@ -4,17 +4,18 @@ what a page is doing."""
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Self, TypeVar
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
-from playwright.async_api import BrowserContext, CDPSession, Page
+from playwright.async_api import BrowserContext, CDPSession, Error, Page
 
 import keepalive
 from keepalive import live
 from keepalive.messages import Ping
 
+from .. import raw
 from ..raw import serving
 from .conftest import DEADLINE
 
@@ -26,11 +27,18 @@ QUICK: dict[str, Any] = {"ping_interval": INTERVAL, "idle_timeout": IDLE}
 """A session that needs its pings, and shows soon when it lacks them."""
 PATIENT: dict[str, Any] = {"ping_interval": INTERVAL, "idle_timeout": 600.0}
 """A session that outlives any gap of a test, for rows about the connection alone."""
+WARNED: dict[str, Any] = {
+    "mode": "activity",
+    "ping_interval": 60.0,
+    "idle_timeout": 200.0,
+    "warn_before": 195.0,
+}
+"""A session that warns at once, with pages that hear of nothing by pings of their own during a test."""
 
 # Notes what the page hears and does, from before its first script to its end.
 RECORD = """(() => {
   const seen = { sockets: 0, beats: 0, moving: 0 };
-  for (const list of ["known", "warnings", "ends", "errors", "reports"]) seen[list] = [];
+  for (const list of ["known", "states", "ends", "errors", "reports"]) seen[list] = [];
   window.seen = seen;
   window.WebSocket = class extends WebSocket {
     constructor(...given) {
@@ -43,8 +51,10 @@ RECORD = """(() => {
     seen.beats += 1;
     if (target.shadowRoot.getAnimations().some((each) => each.playState === "running")) seen.moving += 1;
   });
-  on("session-statechange", ({ state, known }) => seen.known.push([state, known]));
-  on("session-warning", ({ why }) => seen.warnings.push(why));
+  on("session-statechange", ({ state, known, previous }) => {
+    seen.known.push([state, known]);
+    if (state !== previous) seen.states.push([state, Date.now()]);
+  });
   on("session-end", ({ reason }) => seen.ends.push(reason));
   on("error", ({ message }) => seen.errors.push(message));
   on("unhandledrejection", ({ reason }) => seen.errors.push(String(reason)));
@@ -183,6 +193,23 @@ async def is_alive(context: BrowserContext, url: str) -> bool:
     return response.ok
 
 
+async def left(context: BrowserContext, url: str) -> float:
+    """How many seconds a browser's session has left; asked without touching it."""
+    response = await context.request.get(f"{url}/keepalive/state")
+    told: dict[str, float] = await response.json()
+    return told["expires_in"]
+
+
+async def is_kept(left: Callable[[], Awaitable[float]], by: float = 5.0) -> None:
+    """Wait until a session's deadline has moved by so many seconds; `left` tells how far off it is."""
+
+    async def deadline() -> float:
+        return now() + await left()
+
+    first = await deadline()
+    await eventually(deadline, lambda moved: moved >= first + by)
+
+
 async def arrive(context: BrowserContext, url: str, state: str = "open") -> Page:
     """Open the page in a tab of its own, in front of the others, and wait for a state."""
     page = await context.new_page()
@@ -219,6 +246,11 @@ async def eventually(
         await asyncio.sleep(0.02)
 
 
+async def until(condition: Callable[[], object], within: float = DEADLINE) -> None:
+    """Wait for a condition to come true, as long as browsers may take on a busy machine."""
+    await raw.until(condition, within)
+
+
 async def becomes(page: Page, state: str, within: float = DEADLINE) -> None:
     """Wait for the connection behind the page's heart to be in a state."""
     await eventually(lambda: state_of(page), lambda found: found == state, within)
@@ -240,6 +272,19 @@ async def no_complaints(page: Page) -> None:
 async def devtools(page: Page) -> CDPSession:
     """A line to the page's renderer."""
     return await page.context.new_cdp_session(page)
+
+
+async def go_back(page: Page) -> None:
+    """Press the back button, and wait until the page that had `window.mark` is there again."""
+    with suppress(Error):  # the answer goes with the page that was there
+        await page.evaluate("history.back()")
+
+    async def is_marked() -> bool:
+        with suppress(Error):
+            return bool(await page.evaluate("window.mark === true"))
+        return False
+
+    await eventually(is_marked)
 
 
 async def set_frozen(page: Page, frozen: bool) -> None:

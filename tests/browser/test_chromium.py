@@ -8,7 +8,7 @@ from playwright.async_api import Browser, Page
 
 from .conftest import DEADLINE, Server, client, sign_in, user
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(150)]
 
 Serve = Callable[..., Awaitable[Server]]
 IDLE = 6
@@ -81,12 +81,12 @@ async def test_signing_out_in_one_tab_ends_the_other(serve: Serve, chromium: Bro
     await here.get_by_role("textbox", name="Your name").wait_for()
     answered = await here.evaluate("answered['/logout']")
 
-    await there.get_by_role("heading", name="You signed out").wait_for()
+    await there.get_by_role("heading", name="You are signed out").wait_for()
     ((reason, when),) = await there.evaluate("seen.ends")
     assert reason == "logout"
-    # By the browser's own clock, from the server's answer in one tab to the end in the other. The server
-    # has 250 ms for it, to which its own tests hold it; the rest is for two renderers on a busy machine.
-    assert when - answered < 250 + 1000
+    # By the browser's own clock, from the server's answer in one tab to the end in the other: told, and not
+    # found out by the next ping, 25 s later. How fast it is told is for the server's own tests.
+    assert when - answered < 10_000
     assert await there.locator("#stage session-heart").get_attribute("state") == "ended"
 
 
@@ -116,8 +116,8 @@ async def test_the_page_claims_no_more_than_it_knows(serve: Serve, chromium: Bro
     await summary.filter(has_text="time has run out").wait_for()
     await server.start()
     await page.get_by_role("button", name="Ping now").click()
-    await page.get_by_role("heading", name="You were away").wait_for()
-    await page.get_by_text("No page was heard of for longer than the idle timeout.").wait_for()
+    await page.get_by_role("heading", name="You are signed out").wait_for()
+    await page.get_by_text("There was no activity for too long.").wait_for()
 
 
 async def test_a_page_that_only_looks_on_says_so(serve: Serve, chromium: Browser) -> None:
@@ -126,18 +126,40 @@ async def test_a_page_that_only_looks_on_says_so(serve: Serve, chromium: Browser
     await sign_in(page, server.url)
     assert "open page does not" in await page.locator("#mode-means").inner_text()
     assert "Leave this page open" not in await page.locator("#summary").inner_text()
-    await page.get_by_role("button", name="Reload the page").click()
+    await page.get_by_text("Only using the application keeps the session.").wait_for()
+    await page.reload()
     await page.locator("#stage session-heart[state=open]").wait_for()  # and not in the warning state
-    await page.get_by_role("heading", name="Not used for too long").wait_for()
+    await page.get_by_role("heading", name="You are signed out").wait_for()
 
 
 async def test_an_idle_user_is_told_that_there_was_no_input(serve: Serve, chromium: Browser) -> None:
-    server = await serve("--mode", "activity", "--warn-before", "4", *QUICK)
+    server = await serve(
+        "--mode", "activity", "--idle-timeout", "12", "--warn-before", "9", "--ping-interval", "1"
+    )
     page = await chromium.new_page()
     await sign_in(page, server.url)
     await page.get_by_role("button", name="Stay signed in").click()
     await page.locator("#stage session-heart[state=open]").wait_for()
-    await page.get_by_text("There was no input of yours for longer than the idle timeout.").wait_for()
+    await page.get_by_text("There was no activity for too long.").wait_for()
+
+
+async def test_whoever_is_signed_out_signs_in_again_where_they_are(serve: Serve, chromium: Browser) -> None:
+    server = await serve()
+    page = await chromium.new_page()
+    await sign_in(page, server.url)
+    await page.evaluate("window.mark = true")
+    await page.evaluate("fetch('/logout', {method: 'POST'})")
+    await page.get_by_role("heading", name="You are signed out").wait_for()
+    assert not await page.locator("#log").is_visible()
+    async with page.expect_popup() as popup:
+        await page.get_by_role("button", name="Sign in again").click()
+    desk = await popup.value
+    await desk.get_by_role("textbox", name="Your name").fill("Ada")
+    async with desk.expect_event("close"):  # by the page behind it
+        await desk.get_by_role("button", name="Sign in").click()
+    await page.locator("#stage session-heart[state=open]").wait_for()
+    await page.locator("#log").wait_for()
+    assert await page.evaluate("window.mark") is True
 
 
 async def test_a_killed_server_comes_back_with_its_sessions(serve: Serve, chromium: Browser) -> None:

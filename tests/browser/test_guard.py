@@ -13,10 +13,11 @@ from playwright.async_api import Browser, BrowserContext, Error, Locator, Page
 import keepalive
 from keepalive import Policy, Reason
 
-from ..raw import serving, until
+from ..raw import serving
 from .conftest import DEADLINE, ROOT
+from .matrix import until
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(150)]
 
 PAGES = Path(__file__).with_name("pages")
 AXE = ROOT / "web" / "node_modules" / "axe-core" / "axe.min.js"
@@ -26,10 +27,10 @@ POLICY = (
 )
 POLICIES = {
     "calm": Policy(ping_interval=1),
-    # These warn two seconds after the sign-in, or after the last input.
-    "idle": Policy(idle_timeout=60, warn_before=58, ping_interval=1, mode="activity"),
-    "absolute": Policy(idle_timeout=60, absolute_timeout=60, warn_before=58, ping_interval=1),
-    "brief": Policy(idle_timeout=4, warn_before=3, ping_interval=1, mode="activity"),
+    # These warn four seconds after the sign-in, or after the last input; the last ends soon.
+    "idle": Policy(idle_timeout=60, warn_before=56, ping_interval=1, mode="activity"),
+    "absolute": Policy(idle_timeout=60, absolute_timeout=60, warn_before=56, ping_interval=1),
+    "brief": Policy(idle_timeout=12, warn_before=8, ping_interval=1, mode="activity"),
 }
 SIGN_IN = """<!doctype html><html lang="en"><title>Sign in</title><link rel="icon" href="data:,">
 <form method="post"><label>Name <input name="user"></label><button>Sign in</button></form></html>"""
@@ -107,7 +108,6 @@ def arrive(site: Site, context: BrowserContext) -> Arrive:
         if policy is not None:
             await context.request.post(f"{site.url}/signin?policy={policy}", form={"user": "ada"})
         await page.goto(f"{site.url}/?guard={guard}")
-        await becomes(page, "alive")
         await holds(page, "document.querySelector('session-guard').keepalive?.who")
         return page
 

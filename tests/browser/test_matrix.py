@@ -4,6 +4,7 @@ The numbers are those of the matrix; rows of the machine, the store and Firefox 
 """
 
 import asyncio
+import itertools
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,10 +13,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
-from playwright.async_api import BrowserContext, Error, Page
+from playwright.async_api import BrowserContext, Page
 
-from ..raw import until
-from ..test_upgrade import _certified
+from keepalive.messages import CloseCode, Ping
+
+from ..raw import certified
 from .conftest import DEADLINE, Launch, Server
 from .matrix import (
     IDLE,
@@ -23,29 +25,37 @@ from .matrix import (
     PATIENT,
     QUICK,
     RECORD,
+    WARNED,
     Site,
     always,
     arrive,
     becomes,
     devtools,
     eventually,
+    go_back,
     heart,
     is_alive,
+    is_kept,
+    left,
     no_complaints,
     now,
     seen,
     set_frozen,
     sign_in,
     state_of,
+    until,
 )
 from .proxy import Proxy, Treatment
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(150)]
 
 Serve = Callable[..., Awaitable[Server]]
 BUSY = 2.0
 """What a machine that runs many browsers at once may add to a second, in seconds."""
 TABS = 10
+SHARED = PATIENT | {"ping_interval": 2.0}
+HAND_OVER = 2.5 * SHARED["ping_interval"]
+"""How soon another tab has to lead, in seconds."""
 
 
 class OpenSite(Protocol):
@@ -98,22 +108,19 @@ async def test_row_08_back_forward_cache(site: OpenSite, browser: BrowserContext
     await sign_in(browser, here.url)
     page = await arrive(browser, here.url)
     (first,) = here.visits
-    await page.evaluate("window.mark = 'kept'")
+    await page.evaluate("window.mark = true")
     await page.goto(f"{here.url}/elsewhere")
     await until(lambda: first.code is not None)
     assert first.code == 1000
-    with suppress(Error):  # the answer goes with the page
-        await page.evaluate("history.back()")
+    await go_back(page)  # the page is not loaded again, but brought back
     await until(lambda: len(here.visits) == 2)
     await becomes(page, "open")
-    assert await page.evaluate("window.mark") == "kept"  # brought back, not loaded again
     await eventually(lambda: heart(page, "known"))
     assert ["connecting", False] in await seen(page, "known")  # until the server had spoken
     assert len(here.open) == 1
     await no_complaints(page)
 
 
-@pytest.mark.timeout(150)
 @pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=pytest.mark.slow)])
 async def test_row_09_frozen_and_resumed(site: OpenSite, browser: BrowserContext, seconds: int) -> None:
     here = await site(**PATIENT)
@@ -122,15 +129,16 @@ async def test_row_09_frozen_and_resumed(site: OpenSite, browser: BrowserContext
     (first,) = here.visits
     await set_frozen(page, True)
     await until(lambda: first.code is not None)
-    assert first.code == 1000
+    assert first.code == CloseCode.RETURNING
     frozen_at = now()
     await until(lambda: now() >= frozen_at + seconds, within=seconds + DEADLINE)
     assert here.visits == [first]  # nothing runs in a frozen page
     resumed_at = now()
     await set_frozen(page, False)
     await until(lambda: len(here.visits) == 2)
-    assert here.visits[1].opened_at - resumed_at < 1.0
+    assert here.visits[1].opened_at - resumed_at < 1.0 + BUSY
     await becomes(page, "open")
+    assert [state for state, _ in await seen(page, "states")][-3:] == ["frozen", "connecting", "open"]
     beats = await seen(page, "beats")
     await eventually(lambda: seen(page, "beats"), lambda more: more >= beats + 2)
     assert len(here.visits) == 2
@@ -206,7 +214,7 @@ async def test_row_12_black_hole(
     site: OpenSite, stack: AsyncExitStack, browser: BrowserContext, treatment: Treatment
 ) -> None:
     """No answer to the handshake, or nothing after it: three tries of ten seconds, then pings by POST."""
-    here = await site(ping_interval=1, idle_timeout=9)
+    here = await site(ping_interval=1, idle_timeout=60)  # a page's half minute may take a busy machine longer
     proxy = await stack.enter_async_context(Proxy(here.port))
     proxy.treatment = treatment
     await sign_in(browser, here.url)
@@ -215,20 +223,21 @@ async def test_row_12_black_hole(
     await page.clock.pause_at(1)  # the page's time, as it is told
     await page.goto(proxy.url)
     await becomes(page, "connecting")
-    spent: dict[str, list[float]] = {"connecting": [], "waiting": []}
-    while (state := await state_of(page)) != "polling":
-        seconds = 0.0
-        while await state_of(page) == state:
-            await page.clock.run_for(100)
-            seconds += 0.1
-            assert seconds < 30, state
-        spent[state].append(seconds)
-    assert len(spent["connecting"]) == proxy.handshakes == 3
-    assert all(9.9 <= each <= 10.3 for each in spent["connecting"])
+    began = ["connecting", await page.evaluate("Date.now()")]
+
+    async def look() -> str:
+        await page.clock.run_for(100)
+        return await state_of(page)
+
+    await eventually(look, lambda state: state == "polling", within=2 * DEADLINE)
+    states = itertools.pairwise([began, *await seen(page, "states")])
+    spent = [left_at - came_at for (state, came_at), (_, left_at) in states if state == "connecting"]
+    assert spent == pytest.approx([10_000] * 3)
+    assert proxy.handshakes == 3
     assert here.posts > 0
     await page.clock.resume()
-    await always(lambda: is_alive(browser, here.url), 10)
-    assert await seen(page, "beats") > 5
+    await is_kept(lambda: left(browser, here.url))
+    assert await seen(page, "beats") > 0
     assert await seen(page, "ends") == []
     assert proxy.handshakes == 3
     await no_complaints(page)
@@ -236,13 +245,28 @@ async def test_row_12_black_hole(
 
 async def test_row_13_policy_blocks_sockets_alone(site: OpenSite, browser: BrowserContext) -> None:
     """A site that names itself by http forgets ws; the pings go by POST."""
-    here = await site(csp="default-src 'self'; connect-src http://{host}", ping_interval=1, idle_timeout=9)
+    here = await site(csp="default-src 'self'; connect-src http://{host}", ping_interval=1, idle_timeout=30)
     await sign_in(browser, here.url)
     page = await arrive(browser, here.url, "polling")
-    await always(lambda: is_alive(browser, here.url), 10)
-    assert await seen(page, "beats") > 5
+    await is_kept(lambda: left(browser, here.url))
+    assert await seen(page, "beats") > 0
     assert await seen(page, "ends") == []
     assert here.visits == []
+    await no_complaints(page)
+
+
+async def test_row_13_policy_blocks_everything(site: OpenSite, browser: BrowserContext) -> None:
+    """The page says that it has no connection: it neither claims to be alive nor signed out."""
+    here = await site(csp="default-src 'self'; img-src data:; connect-src 'none'", **QUICK)
+    await sign_in(browser, here.url)
+    page = await arrive(browser, here.url, "connecting")
+    # Sockets, then a POST that finds the server out of reach, too.
+    await eventually(lambda: seen(page, "reports.length"), lambda blocked: blocked >= 3)
+    await becomes(page, "waiting")
+    assert await page.get_by_role("img", name="Reconnecting").count() == 1
+    assert set(await seen(page, "reports")) == {"connect-src"}
+    assert await seen(page, "ends") == []
+    assert (here.visits, here.posts) == ([], 0)
     await no_complaints(page)
 
 
@@ -252,7 +276,7 @@ async def test_row_13_mixed_content(stack: AsyncExitStack, desk: Launch, tmp_pat
         await desk("--ignore-certificate-errors", "--host-resolver-rules=MAP *.test 127.0.0.1")
     )
     plain = await stack.enter_async_context(Site(**QUICK).served())
-    ours, _ = _certified(tmp_path)
+    ours, _ = certified(tmp_path)
     safe = Site(f'src="http://plain.test:{plain.port}/keepalive/"', **QUICK)
     await stack.enter_async_context(safe.served(tls=ours))
     page = await context.new_page()
@@ -268,12 +292,12 @@ async def test_row_13_mixed_content(stack: AsyncExitStack, desk: Launch, tmp_pat
 async def test_row_14_socket_refused_and_post_allowed(
     site: OpenSite, stack: AsyncExitStack, browser: BrowserContext
 ) -> None:
-    here = await site(ping_interval=1, idle_timeout=9)
+    here = await site(ping_interval=1, idle_timeout=30)
     proxy = await stack.enter_async_context(Proxy(here.port))
     proxy.treatment = "strip"
     await sign_in(browser, here.url)
     page = await arrive(browser, proxy.url, "polling")
-    await always(lambda: is_alive(browser, here.url), 10)
+    await is_kept(lambda: left(browser, here.url))
     assert await seen(page, "ends") == []
     assert (here.visits, proxy.handshakes) == ([], 3)
 
@@ -322,34 +346,49 @@ async def handed_over(here: Site, followers: list[Page], fallen_at: float, withi
 async def test_row_15_ten_tabs_one_socket_and_the_leader_closes(
     site: OpenSite, browser: BrowserContext
 ) -> None:
-    here = await site("share", **PATIENT)
+    here = await site("share", **SHARED)
     leader, followers = await tabs(browser, here, TABS)
     assert len(here.visits) == 1
     fallen_at = now()
     await leader.close()
-    await handed_over(here, followers, fallen_at, within=2.5 * INTERVAL)
+    await handed_over(here, followers, fallen_at, within=HAND_OVER)
     assert here.most == 1
 
 
 async def test_row_15_leader_crashes(site: OpenSite, browser: BrowserContext) -> None:
-    here = await site("share", **PATIENT)
+    here = await site("share", **SHARED)
     leader, followers = await tabs(browser, here, 4)
     line = await devtools(leader)
     async with leader.expect_event("crash"):
         fallen_at = now()
         crash = asyncio.ensure_future(line.send("Page.crash"))
-    await handed_over(here, followers, fallen_at, within=2.5 * INTERVAL)
+    await handed_over(here, followers, fallen_at, within=HAND_OVER)
     crash.cancel()
     await asyncio.gather(crash, return_exceptions=True)
 
 
 async def test_row_15_leader_freezes(site: OpenSite, browser: BrowserContext) -> None:
-    here = await site("share", **PATIENT)
+    here = await site("share", **SHARED)
     leader, followers = await tabs(browser, here, 4)
     fallen_at = now()
     await set_frozen(leader, True)
-    await handed_over(here, followers, fallen_at, within=2.5 * INTERVAL)
+    await handed_over(here, followers, fallen_at, within=HAND_OVER)
     await set_frozen(leader, False)
+    await becomes(leader, "following")
+    await eventually(lambda: heart(leader, "known"))
+    assert len(here.open) == 1
+
+
+async def test_row_15_leader_goes_into_the_back_forward_cache(
+    site: OpenSite, browser: BrowserContext
+) -> None:
+    here = await site("share", **SHARED)
+    leader, followers = await tabs(browser, here, 4)
+    await leader.evaluate("window.mark = true")
+    fallen_at = now()
+    await leader.goto(f"{here.url}/elsewhere")
+    await handed_over(here, followers, fallen_at, within=HAND_OVER)
+    await go_back(leader)
     await becomes(leader, "following")
     await eventually(lambda: heart(leader, "known"))
     assert len(here.open) == 1
@@ -357,14 +396,14 @@ async def test_row_15_leader_freezes(site: OpenSite, browser: BrowserContext) ->
 
 async def test_row_15_silent_leader_is_replaced(site: OpenSite, browser: BrowserContext) -> None:
     """One that hangs keeps lock and socket, but says nothing; when it is back it follows."""
-    here = await site("share", **PATIENT)
+    here = await site("share", **SHARED)
     leader, followers = await tabs(browser, here, 4)
     fallen_at = now()
     hang = asyncio.ensure_future(
         leader.evaluate("() => { const end = Date.now() + 12_000; while (Date.now() < end); }")
     )
     # Two intervals and five seconds of silence; at an interval of ten seconds and more that is within 2.5.
-    await handed_over(here, followers, fallen_at, within=2 * INTERVAL + 5 + BUSY)
+    await handed_over(here, followers, fallen_at, within=2 * SHARED["ping_interval"] + 5 + BUSY)
     await hang
     await becomes(leader, "following")
     assert len(here.open) == 1
@@ -385,6 +424,98 @@ async def test_row_15_without_locks_each_tab_has_its_socket(site: OpenSite, desk
         await no_complaints(page)
 
 
+@pytest.fixture
+async def warned(site: OpenSite, browser: BrowserContext) -> tuple[Site, list[Page]]:
+    """Ten tabs of a user who is to show up."""
+    here = await site(**WARNED)
+    await sign_in(browser, here.url)
+    pages = [await arrive(browser, here.url) for _ in range(TABS)]
+    assert len(here.open) == TABS
+    for page in pages:
+        await page.locator("session-heart[state=warning]").wait_for(state="attached")
+    return here, pages
+
+
+async def test_row_15_ten_tabs_share_input_and_deadlines(warned: tuple[Site, list[Page]]) -> None:
+    """Who says in one tab that they are here has said it in all."""
+    here, pages = warned
+    asked = [len(visit.pings) for visit in here.visits]
+    clicks_at = now()
+    await pages[-1].get_by_role("button").click()
+    clicked_at = now()
+
+    async def extended() -> bool:
+        return all([await heart(page, "warning") is None for page in pages])
+
+    await eventually(extended)
+    assert [len(visit.pings) for visit in here.visits[:-1]] == asked[:-1]  # only that one had to ask
+    for page in pages:
+        assert await heart(page, "expiresIn") > WARNED["warn_before"] - DEADLINE
+        await no_complaints(page)
+    # What the others tell of the user from now on is what that tab has seen.
+    first = here.visits[0]
+    asks_at = now()
+    await pages[0].evaluate("document.querySelector('session-heart').keepalive.ping()")
+    await until(lambda: len(first.pings) > asked[0])
+    at, ping = first.pings[-1]
+    assert ping.idle is not None
+    tick = 0.01  # of two clocks
+    assert asks_at - clicked_at - tick <= ping.idle <= at - clicks_at + tick
+
+
+async def test_row_15_a_warning_goes_away_in_ten_tabs(warned: tuple[Site, list[Page]]) -> None:
+    """The hearts of the other tabs show it, too, before these tabs have asked the server."""
+    _, pages = warned
+    await pages[-1].get_by_role("button").click()
+
+    async def look() -> list[str | None]:
+        return [await page.locator("session-heart").get_attribute("state") for page in pages]
+
+    await eventually(look, lambda states: states == ["open"] * TABS)
+
+
+async def test_row_15_leader_out_of_sight_pings_for_the_tab_in_sight(
+    site: OpenSite, browser: BrowserContext
+) -> None:
+    """As often as the one in sight needs it; and no longer than there is one."""
+    here = await site("share", hidden_interval=200.0, **PATIENT)
+    leader, (follower,) = await tabs(browser, here, 2)  # the newest tab is the one in front
+    (visit,) = here.visits
+
+    def last() -> Ping:
+        return visit.pings[-1][1]
+
+    await eventually(lambda: leader.evaluate("document.visibilityState === 'hidden'"))
+    pings = len(visit.pings)
+    await until(lambda: len(visit.pings) >= pings + 10)
+    assert all(ping.visible for _, ping in visit.pings[pings:])
+    assert await state_of(follower) == "following"
+    front = await browser.new_page()
+    await front.bring_to_front()
+    await until(lambda: not last().visible)
+    await follower.bring_to_front()
+    await until(lambda: last().visible)
+    assert here.visits == [visit]
+
+
+async def test_row_16_offline_keeps_an_open_socket(site: OpenSite, browser: BrowserContext) -> None:
+    """What a browser says of the network is a hint: an open socket that answers is worth more."""
+    here = await site(**PATIENT)
+    await sign_in(browser, here.url)
+    page = await arrive(browser, here.url)
+    line = await devtools(page)
+    for offline in True, False:
+        # Only what the browser says: to take the network away takes the socket away, too.
+        state = {"offline": offline, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+        await line.send("Network.overrideNetworkState", state)
+        assert await page.evaluate("navigator.onLine") is not offline
+        enough = await seen(page, "beats") + 3
+        await page.wait_for_function(f"seen.beats >= {enough}")
+        assert await state_of(page) == "open"
+    assert await seen(page, "sockets") == 1
+    assert len(here.open) == 1
+
+
 async def test_row_16_offline_page_does_not_storm(
     site: OpenSite, stack: AsyncExitStack, browser: BrowserContext
 ) -> None:
@@ -399,7 +530,7 @@ async def test_row_16_offline_page_does_not_storm(
     await always(lambda: _is(page, "offline"), 5)
     assert await seen(page, "sockets") == tried
     await browser.set_offline(False)
-    await becomes(page, "open", within=BUSY)
+    await becomes(page, "open")  # by itself it would try a minute later
     assert await seen(page, "ends") == []
     assert len(here.open) == 1
 
@@ -421,7 +552,7 @@ async def test_row_16_offline_never_logs_out(
     assert await seen(page, "ends") == []
     assert await seen(page, "sockets") < 12
     await browser.set_offline(False)
-    await becomes(page, "ended", within=1 + BUSY)
+    await becomes(page, "ended")
     assert await seen(page, "ends") == ["idle"]
     await no_complaints(page)
 

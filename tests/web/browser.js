@@ -157,6 +157,7 @@ export class Browser {
       },
       Date: { now: () => this.now },
       Math: Object.create(Math, { random: { value: () => 0.5 } }),
+      crypto: { getRandomValues: (bytes) => crypto.getRandomValues(bytes) }, // no more, as on an insecure page
       navigator: { onLine: true, locks: secure ? this.#locks : undefined },
       performance: { getEntriesByType: () => [{ type: navigation }] },
       document: Object.assign(new Target(), {

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 
-import { MODE, over, STATE, summary, warning } from "../../web/demo/texts.js";
+import { MODE, STATE, summary } from "../../web/demo/texts.js";
 import { TABLE } from "../../web/machine.js";
 
 const MODES = ["presence", "activity", "observe"];
@@ -34,23 +34,4 @@ describe("the demo's texts", () => {
       assert.match(say(0), /time has run out/);
     });
   }
-
-  test("a warning offers what can be done about it, and nothing else", () => {
-    const idle = { why: "idle", extendable: true };
-    const absolute = { why: "absolute", extendable: false };
-    assert.equal(warning(idle, "presence", "0:09").button, "Stay signed in");
-    assert.equal(warning(idle, "activity", "0:09").button, "Stay signed in");
-    assert.equal(warning({ ...idle, extendable: false }, "observe", "0:09").button, "Reload the page");
-    for (const mode of [...MODES, null]) {
-      assert.equal(warning(absolute, mode, "0:09").button, "");
-      for (const each of [idle, absolute]) assert.match(warning(each, mode, "0:09").text, /0:09/);
-    }
-  });
-
-  test("an end is told by its reason, and idle by the mode", () => {
-    const reasons = ["idle", "absolute", "logout", "revoked", "evicted", "unknown"];
-    assert.equal(new Set(reasons.map((reason) => over(reason, "presence")[1])).size, reasons.length);
-    assert.equal(new Set([...MODES, null].map((mode) => over("idle", mode)[1])).size, 4);
-    assert.deepEqual(over("later", null), over("unknown", null));
-  });
 });

@@ -22,7 +22,7 @@ describe("the socket", () => {
   test("goes to ws under src, by the protocol's name", () => {
     const { keepalive, socket } = world();
     keepalive.start();
-    assert.equal(socket().url, "wss://app.example/keepalive/ws");
+    assert.match(socket().url, /^wss:\/\/app\.example\/keepalive\/ws\?page=[\w-]{5,32}$/);
     assert.equal(socket().protocol, "keepalive.v1");
   });
 
@@ -258,20 +258,34 @@ describe("what it says", () => {
 });
 
 describe("the page's life", () => {
-  test("pagehide and freeze close with 1000; pageshow from the cache and resume come back", () => {
-    for (const [out, back] of [
-      [(window) => window.fire("pagehide"), (window) => window.fire("pageshow", { persisted: true })],
-      [(window) => window.document.fire("freeze"), (window) => window.document.fire("resume")],
+  test("a frozen page comes back as the same one, a page that was left as a new one", () => {
+    for (const [code, out, back] of [
+      [1000, (window) => window.fire("pagehide"), (window) => window.fire("pageshow", { persisted: true })],
+      [4000, (window) => window.document.fire("freeze"), (window) => window.document.fire("resume")],
     ]) {
       const { keepalive, socket, window } = opened();
       const first = socket();
       out(window);
       assert.equal(keepalive.state, "frozen");
-      assert.deepEqual(first.closed, [1000]);
+      assert.deepEqual(first.closed, [code]);
       back(window);
       assert.equal(keepalive.state, "connecting");
       assert.notEqual(socket(), first);
+      assert.equal(socket().url === first.url, code === 4000);
     }
+  });
+
+  test("each page has an id, which it keeps until it says goodbye", async () => {
+    const { keepalive, socket, browser } = opened();
+    const first = socket();
+    first.lose();
+    await browser.pass(3);
+    assert.notEqual(socket(), first);
+    assert.equal(socket().url, first.url);
+    keepalive.stop();
+    keepalive.start();
+    assert.notEqual(socket().url, first.url);
+    assert.notEqual(opened().socket().url, first.url);
   });
 
   test("a page thawed without having been frozen probes its socket", async () => {

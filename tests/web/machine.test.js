@@ -188,11 +188,11 @@ describe("a life in order", () => {
   test("connects, greets, pings at once, and pings on", () => {
     const page = new Page();
     assert.deepEqual(page.tell("start").did, ["connect"]);
-    assert.deepEqual(page.tell(HELLO).effects, [{ type: "send", n: 1 }]);
+    assert.deepEqual(page.tell(HELLO).effects, [{ type: "send", n: 1, visible: true }]);
     assert.equal(page.state, "open");
     assert.deepEqual(page.tell(BEAT).did, ["beat"]);
     assert.deepEqual(page.pass(24.9).did, []);
-    assert.deepEqual(page.pass(0.1).effects, [{ type: "send", n: 2 }]);
+    assert.deepEqual(page.pass(0.1).effects, [{ type: "send", n: 2, visible: true }]);
   });
 
   for (const [random, due] of [
@@ -532,6 +532,32 @@ describe("waking up", () => {
   });
 });
 
+describe("letting go of the socket", () => {
+  for (const [what, event, returns] of [
+    ["stopping", "stop", false],
+    ["another tab that leads", "follow", false],
+    ["a page that is left", "pagehide", false],
+    ["an end", { type: "end", reason: "logout" }, false],
+    ["a page that is frozen", "freeze", true],
+    ["a lost connection", { type: "closed", code: 1006 }, true],
+  ]) {
+    test(`${returns ? "for a while" : "for good"}: ${what}`, () => {
+      const { effects } = opened().tell(event);
+      assert.deepEqual(effects[0], { type: "drop", returns });
+    });
+  }
+
+  test("for a while: silence, also without a network", () => {
+    for (const online of [true, false]) {
+      const page = opened();
+      page.online = online;
+      page.pass(60);
+      const drops = page.effects.filter(({ type }) => type === "drop");
+      assert.deepEqual(drops, [{ type: "drop", returns: true }]);
+    }
+  });
+});
+
 describe("freezing", () => {
   test("lets go of the socket and hears nothing until thawed", () => {
     const page = opened();
@@ -559,9 +585,9 @@ describe("polling", () => {
   test("begins when a POST is answered and the socket is not, on the third attempt", () => {
     const page = new Page().tell(START).fail().retry();
     assert.deepEqual(page.fail().did, ["drop"]);
-    assert.deepEqual(page.retry().effects, [{ type: "post", n: 1 }], "is it the server, or only the socket?");
+    assert.deepEqual(page.retry().effects, [{ type: "post", n: 1, visible: true }], "is it the server, or only the socket?");
     assert.deepEqual(page.tell(posted(1, BEAT)).did, ["beat", "connect"]);
-    assert.deepEqual(page.fail().effects, [{ type: "drop" }, { type: "post", n: 2 }]);
+    assert.deepEqual(page.fail().effects, [{ type: "drop", returns: true }, { type: "post", n: 2, visible: true }]);
     assert.equal(page.state, "polling");
   });
 
@@ -590,7 +616,7 @@ describe("polling", () => {
     const page = polling();
     assert.deepEqual(page.tell(posted(2, BEAT)).did, ["beat"]);
     assert.deepEqual(page.pass(24.9).did, []);
-    assert.deepEqual(page.pass(0.1).effects, [{ type: "post", n: 3 }]);
+    assert.deepEqual(page.pass(0.1).effects, [{ type: "post", n: 3, visible: true }]);
   });
 
   test("goes by the rules that come with a beat over HTTP, for nobody has greeted it", () => {
@@ -778,7 +804,7 @@ describe("a cookie that is due", () => {
   test("is fetched by one POST, and not twice at once", () => {
     const page = opened();
     const due = { ...BEAT, renew: true };
-    assert.deepEqual(page.tell(due).effects.at(-1), { type: "post", n: 2 });
+    assert.deepEqual(page.tell(due).effects.at(-1), { type: "post", n: 2, visible: true });
     assert.deepEqual(page.tell(due).did, ["beat"]);
     assert.deepEqual(
       page.tell({ type: "posted", n: 2, message: BEAT }).did,

@@ -21,7 +21,7 @@ function tabs(count, hello = HELLO) {
 }
 
 /** Tabs that share, the first of which leads. */
-async function sharing(count) {
+async function sharing(count, hello = HELLO) {
   const browser = new Browser();
   const all = [];
   for (let i = 0; i < count; i++) {
@@ -29,7 +29,7 @@ async function sharing(count) {
     const keepalive = tab.open({ share: true });
     keepalive.start();
     await settled();
-    if (i === 0) tab.socket().say(HELLO, BEAT);
+    if (i === 0) tab.socket().say(hello, BEAT);
     all.push({ ...tab, keepalive });
   }
   await settled();
@@ -54,6 +54,7 @@ describe("tabs with a socket each", () => {
     const { all } = tabs(3);
     await settled();
     for (const { socket } of all) socket().say(WARNING);
+    const before = all[0].said("statechange").length;
     all[1].keepalive.ping();
     all[1].socket().say({ ...BEAT, n: 2, expires_in: 1799 });
     await settled();
@@ -61,6 +62,7 @@ describe("tabs with a socket each", () => {
       assert.equal(keepalive.warning, null);
       assert.equal(keepalive.expiresIn, 1799);
     }
+    assert.equal(all[0].said("statechange").length, before + 1, "or nobody would know that it is past");
   });
 
   test("an end in one makes the others ask the server, and believe only that", async () => {
@@ -125,6 +127,46 @@ describe("sharing", () => {
     all[1].keepalive.ping();
     await settled();
     assert.equal(sent.length, before + 1);
+  });
+
+  test("a leader out of sight pings for those in sight, as often and as visible, while there are any", async () => {
+    const { browser, all } = await sharing(3, { ...HELLO, hidden_interval: 100 });
+    const [leader, shown] = all;
+    let told = 0;
+    /** The pings until so many seconds have passed, each of them confirmed. */
+    const pings = async (seconds) => {
+      const { sent } = leader.socket();
+      const before = told;
+      for (let second = 0; second < seconds; second++) {
+        while (told < sent.length) leader.socket().say({ ...BEAT, n: ++told });
+        await settled();
+        await browser.pass(1);
+      }
+      return sent.slice(before, told).map(({ visible }) => visible);
+    };
+    for (const { window } of all) window.document.visibilityState = "hidden";
+    await pings(60);
+    assert.deepEqual(await pings(200), [false, false]);
+    shown.window.document.visibilityState = "visible";
+    shown.window.document.fire("visibilitychange");
+    await settled();
+    assert.deepEqual(await pings(102), Array(5).fill(true), "one at once, then every 25 s");
+    shown.window.document.visibilityState = "hidden";
+    await pings(60);
+    assert.deepEqual(await pings(200), [false, false]);
+  });
+
+  test("a tab with a socket of its own pings for itself alone", async () => {
+    const { browser, all } = await sharing(2);
+    const tab = browser.tab();
+    tab.window.document.visibilityState = "hidden";
+    tab.open().start();
+    tab.socket().say(HELLO, BEAT);
+    all[1].window.document.fire("visibilitychange");
+    await settled();
+    tab.socket().say({ type: "ask" });
+    assert.equal(all[0].socket().sent.at(-1).visible, true);
+    assert.equal(tab.socket().sent.at(-1).visible, false);
   });
 
   test("the next one leads when the leader stops, freezes or is put away", async () => {

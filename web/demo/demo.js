@@ -1,7 +1,7 @@
 // @ts-check
 /** The demo page: signs in and out, and shows what the heart hears. */
 
-import { MODE, over, STATE, summary, warning } from "./texts.js";
+import { MODE, STATE, summary } from "./texts.js";
 
 /** @typedef {import("../session-heart.js").SessionHeart} SessionHeart */
 
@@ -16,12 +16,12 @@ function find(id, type) {
 /** @param {string} id */
 const part = (id) => find(id, HTMLElement);
 
-const dialog = find("over", HTMLDialogElement);
 /** @type {SessionHeart | null} the large one; the small one in the corner shares its connection */
 let heart = null;
 /** @type {SessionHeart | null} */
 let corner = null;
-let leaving = false;
+/** @type {HTMLElement | null} warns, and lets people sign in again where they are */
+let guard = null;
 let lastBeat = 0;
 /** @type {Record<string, number>} */
 const most = {};
@@ -88,62 +88,38 @@ function show() {
   part("mode-means").textContent = MODE[mode ?? ""] ?? "";
   showClock("idle", ended ? 0 : expiresIn);
   showClock("absolute", ended ? 0 : endsIn);
-  part("warning").hidden = state !== "warning";
-  if (heart.keepalive.warning) {
-    const { text, button } = warning(heart.keepalive.warning, mode, spell(expiresIn));
-    part("warning-text").textContent = text;
-    part("stay").textContent = button;
-    part("stay").hidden = !button;
-  }
-}
-
-/** @param {string} reason */
-function conclude(reason) {
-  if (leaving) return;
-  const [title, why] = over(reason, heart?.keepalive?.mode ?? null);
-  part("over-title").textContent = title;
-  part("over-why").textContent = why;
-  find("again-name", HTMLInputElement).value = part("user").textContent ?? "";
-  if (!dialog.open) dialog.showModal();
-}
-
-/** A connection that comes back may be another user's: someone signed in anew in another tab. */
-async function recognize() {
-  if (heart?.state !== "open") return;
-  part("logout-problem").textContent = "";
-  const headers = { "X-Keepalive": "passive" }; // nobody has asked for it
-  const { user } = await ask("/whoami", { headers }).catch(() => ({ user: null }));
-  if (user) part("user").textContent = user;
 }
 
 /** @param {string} user */
 function enter(user) {
-  leaving = false;
-  for (const name in most) delete most[name];
   part("user").textContent = user;
   part("welcome").hidden = true;
   part("session").hidden = false;
-  dialog.close();
-  if (heart) {
-    heart.keepalive?.start();
-    return;
-  }
   heart = /** @type {SessionHeart} */ (document.createElement("session-heart"));
   corner = /** @type {SessionHeart} */ (document.createElement("session-heart"));
   heart.addEventListener("session-beat", () => void (lastBeat = Date.now()));
-  heart.addEventListener("session-end", () => conclude(heart?.keepalive?.reason ?? "unknown"));
-  heart.addEventListener("session-statechange", recognize);
+  heart.addEventListener("session-statechange", () => {
+    if (heart?.state === "open") part("logout-problem").textContent = "";
+  });
   for (const type of ["session-beat", "session-statechange", "session-warning"])
     heart.addEventListener(type, show);
   part("stage").append(heart);
   document.body.append(corner);
+  watch();
   show();
+}
+
+function watch() {
+  guard = document.createElement("session-guard");
+  document.body.append(guard);
 }
 
 function leave() {
   heart?.remove();
   corner?.remove();
-  heart = corner = null;
+  guard?.remove();
+  heart = corner = guard = null;
+  for (const name in most) delete most[name];
   lastBeat = 0;
   part("log").replaceChildren();
   part("session").hidden = true;
@@ -182,28 +158,22 @@ async function signIn(event) {
 }
 
 find("login", HTMLFormElement).addEventListener("submit", signIn);
-find("again", HTMLFormElement).addEventListener("submit", signIn);
 find("logout", HTMLFormElement).addEventListener("submit", async (event) => {
   event.preventDefault();
   const problem = part("logout-problem");
   problem.textContent = "";
-  leaving = true; // this end is no news
+  guard?.remove(); // this end is no news
   try {
     await ask("/logout", { method: "POST" });
     leave();
   } catch (error) {
     if (heart?.state === "ended") return leave(); // only the answer was lost
-    leaving = false;
+    watch();
     problem.textContent = `You may still be signed in. ${explain(error)}`;
   }
 });
-dialog.addEventListener("cancel", (event) => event.preventDefault()); // there is nothing behind it to use
 part("beat").addEventListener("click", () => heart?.beat(2));
 part("ping").addEventListener("click", () => heart?.keepalive?.ping());
-part("stay").addEventListener("click", () => {
-  if (heart?.keepalive?.mode === "observe") location.reload();
-  else heart?.keepalive?.ping();
-});
 setInterval(show, 250);
 
 try {
