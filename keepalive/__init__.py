@@ -5,18 +5,28 @@ import keepalive
 keepalive.setup(app, "sqlite:///sessions.db")
 """
 
+from .client import Heart, HeartPool, connect
 from .errors import (
+    ConnectError,
     FrameError,
     KeepaliveError,
     MessageError,
+    NotKeepaliveError,
+    OriginError,
     ProtocolError,
+    ServerUnavailable,
+    SessionEnded,
     SettingError,
     StoreCorrupt,
     StoreError,
     StoreUnavailable,
+    TlsError,
+    VersionError,
 )
 from .heart import Hooks
+from .limits import Limits
 from .policy import Mode, Policy, Reason
+from .presence import Presence, SessionPresence
 from .seal import Seal
 from .session import KeepaliveStorage, passive
 from .stores import SessionStore, open_store
@@ -24,21 +34,37 @@ from .touchers import Toucher
 from .web import KEEPALIVE, Keepalive, State, setup
 
 __all__ = [
+    # .client
+    "Heart",
+    "HeartPool",
+    "connect",
     # .errors
+    "ConnectError",
     "FrameError",
     "KeepaliveError",
     "MessageError",
+    "NotKeepaliveError",
+    "OriginError",
     "ProtocolError",
+    "ServerUnavailable",
+    "SessionEnded",
     "SettingError",
     "StoreCorrupt",
     "StoreError",
     "StoreUnavailable",
+    "TlsError",
+    "VersionError",
     # .heart
     "Hooks",
+    # .limits
+    "Limits",
     # .policy
     "Mode",
     "Policy",
     "Reason",
+    # .presence
+    "Presence",
+    "SessionPresence",
     # .seal
     "Seal",
     # .session

@@ -10,6 +10,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 MANIFEST = "manifest.json"
+_TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html"}
 _HEADERS = {
     hdrs.CACHE_CONTROL: "public, max-age=300",
     hdrs.VARY: hdrs.ACCEPT_ENCODING,
@@ -32,22 +33,26 @@ class _File(NamedTuple):
     """Of the body as it is, which is what browsers compare with an SRI hash."""
 
 
-class Modules:
-    """The browser modules, served from memory."""
+class Files:
+    """Files of the browser side, served from memory.
 
-    def __init__(self) -> None:
+    Args:
+        folder: where they are.
+        pattern: which of them, and of those in folders below.
+        index: what is served where none is named.
+    """
+
+    def __init__(self, folder: Path, pattern: str = "**/*", index: str = "") -> None:
         self._files = {
-            path.name: _file(path.read_bytes(), "text/javascript") for path in browser_files().glob("*.js")
+            path.relative_to(folder).as_posix(): _file(path.read_bytes(), _TYPES[path.suffix])
+            for path in folder.glob(pattern)
+            if path.suffix in _TYPES
         }
-        hashes = {
-            name: f"sha384-{b64encode(file.digest).decode()}" for name, file in sorted(self._files.items())
-        }
-        manifest = msgspec.json.format(msgspec.json.encode(hashes))
-        self._files[MANIFEST] = _file(manifest, "application/json")
+        self._index = index
 
     async def serve(self, request: web.Request) -> web.Response:
-        """`GET /keepalive/client/NAME`; `manifest.json` lists the modules with their SRI hashes."""
-        file = self._files.get(request.match_info["name"])
+        """`GET` a file, by the `name` in the path."""
+        file = self._files.get(request.match_info["name"] or self._index)
         if file is None:
             raise web.HTTPNotFound
         body, headers, etag = file.body, _HEADERS, file.digest.hex()[:32]
@@ -61,6 +66,18 @@ class Modules:
             )
         response.etag = etag
         return response
+
+
+class Modules(Files):
+    """The browser modules; `manifest.json` lists them with their SRI hashes."""
+
+    def __init__(self) -> None:
+        super().__init__(browser_files(), "*.js")
+        hashes = {
+            name: f"sha384-{b64encode(file.digest).decode()}" for name, file in sorted(self._files.items())
+        }
+        manifest = msgspec.json.format(msgspec.json.encode(hashes))
+        self._files[MANIFEST] = _file(manifest, "application/json")
 
 
 def _file(body: bytes, content_type: str) -> _File:

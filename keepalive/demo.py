@@ -11,12 +11,6 @@ from .policy import Reason
 from .web import Keepalive
 
 MAX_NAME = 40  # as the page has it
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self';"
-    " img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "same-origin",
-    "X-Content-Type-Options": "nosniff",
-}
 
 
 def mount(app: web.Application, keepalive: Keepalive) -> None:
@@ -56,7 +50,6 @@ def mount(app: web.Application, keepalive: Keepalive) -> None:
     app.router.add_post("/logout", logout)
     app.router.add_get("/whoami", whoami)
     app.router.add_static("/demo", folder)
-    app.on_response_prepare.append(_harden)
 
 
 def _done(request: web.Request, answer: dict[str, str | None]) -> web.StreamResponse:
@@ -64,8 +57,3 @@ def _done(request: web.Request, answer: dict[str, str | None]) -> web.StreamResp
     if "application/json" in request.headers.get(hdrs.ACCEPT, ""):
         return web.json_response(answer)
     return web.Response(status=303, headers={hdrs.LOCATION: "/"})
-
-
-async def _harden(request: web.Request, response: web.StreamResponse) -> None:
-    if response.status != 101:
-        response.headers.update(_HEADERS)

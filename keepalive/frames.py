@@ -1,4 +1,4 @@
-"""RFC 6455, server side: bytes to messages, messages to bytes.
+"""RFC 6455, server side: bytes to messages, messages to bytes. (A client reads with `Reader`, too.)
 
 Pure: no I/O and no time. Nearly all that a page sends is one short text frame that arrives whole.
 `single` reads exactly that, in nanoseconds; for anything else the caller makes a `Reader`, which
@@ -85,7 +85,7 @@ def single(data: bytes) -> bytes | None:
     head, key, masked = unpack(data)
     if head != expected:
         return None
-    # As `_unmasked` does, with the mask made by a multiplication: that is faster for short ones.
+    # As `unmasked` does, with the mask made by a multiplication: that is faster for short ones.
     payload: bytes = (_integer(masked) ^ key * repeat >> surplus).to_bytes(len(masked))
     if not payload.isascii():
         try:
@@ -104,6 +104,7 @@ class Reader:
 
     Args:
         limit: the longest message accepted, in bytes.
+        masked: whether the other side has to mask, as a client has to, or must not, as a server.
     """
 
     __slots__ = (
@@ -114,6 +115,7 @@ class Reader:
         "_input",
         "_key",
         "_limit",
+        "_masked",
         "_message",
         "_missing",
         "_opcode",
@@ -121,8 +123,9 @@ class Reader:
         "_utf8",
     )
 
-    def __init__(self, limit: int = 4096) -> None:
+    def __init__(self, limit: int = 4096, *, masked: bool = True) -> None:
         self._limit = limit
+        self._masked = masked
         self._input = bytearray()  # not read yet; between two feeds at most a part of a header
         # The frame whose payload is being read, if any.
         self._in_payload = False
@@ -179,8 +182,9 @@ class Reader:
             raise FrameError(_PROTOCOL_ERROR, "fragments out of order (RFC 6455 §5.4)")
         if len(head) < 2:
             return False
-        if head[1] < _MASKED:
-            raise FrameError(_PROTOCOL_ERROR, "an unmasked frame (RFC 6455 §5.1)")
+        if (head[1] >= _MASKED) is not self._masked:
+            kind = "an unmasked" if self._masked else "a masked"
+            raise FrameError(_PROTOCOL_ERROR, f"{kind} frame (RFC 6455 §5.1)")
         length = head[1] & 0x7F
         size = 2
         if length > _MAX_CONTROL:
@@ -199,10 +203,11 @@ class Reader:
             raise FrameError(_TOO_BIG, f"a message over {self._limit} bytes (RFC 6455 §10.4)")
         if not control and self._fragments >= MAX_FRAGMENTS:
             raise FrameError(_TOO_BIG, f"a message in over {MAX_FRAGMENTS} fragments (RFC 6455 §10.4)")
-        if len(head) < size + 4:
+        start = size + 4 if self._masked else size
+        if len(head) < start:
             return False
-        self._key = bytes(head[size : size + 4])
-        del head[: size + 4]
+        self._key = bytes(head[size:start]) or b"\0\0\0\0"
+        del head[:start]
         self._in_payload = True
         self._opcode = opcode
         self._final = final
@@ -213,7 +218,7 @@ class Reader:
 
     def _read_payload(self) -> None:
         """Unmask what is there of the payload. Text is checked at once (RFC 6455 §8.1)."""
-        part = _unmasked(bytes(self._input[: self._missing]), self._key)
+        part = unmasked(bytes(self._input[: self._missing]), self._key)
         del self._input[: len(part)]
         self._missing -= len(part)
         turn = len(part) % 4
@@ -303,7 +308,7 @@ def _control(opcode: Opcode, payload: bytes) -> bytes:
     return b"%c%c%b" % (_FINAL | opcode, len(payload), payload)
 
 
-def _unmasked(data: bytes, key: bytes) -> bytes:
+def unmasked(data: bytes, key: bytes) -> bytes:
     """RFC 6455 §5.3, on one big integer: the only XOR over many bytes that Python has built in."""
     mask = (key * (len(data) // 4 + 1))[: len(data)]
     return (_integer(data) ^ _integer(mask)).to_bytes(len(data))

@@ -8,20 +8,25 @@ an idle server sends at once. Nothing here knows sockets, HTTP or a particular s
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from math import inf
 from random import uniform
+from sys import intern
 from typing import Any, NamedTuple
 
 from msgspec import Raw, json
 
+from . import audit
 from .clock import Clock
 from .errors import StoreError
-from .live import LEAST_DEBT, Live, Page, Socket, Waiting
+from .histogram import Histogram
+from .limits import Limits, Tally
+from .live import LEAST_DEBT, NEVER, Live, Page, Socket, Waiting
 from .messages import CLOSE_CODE, Ask, CloseCode, End, Ping, Push, Wait, Warning, encode
 from .policy import Reason
+from .tasks import stop
 from .touchers import Ended, Left, Ticket, Touch, Toucher
 from .wheel import Wheel
 
@@ -49,7 +54,10 @@ LEAST_SPREAD = 3.0
 RETRY = 1.0
 """How long a store that is down is left alone, in seconds, by those who have no ping to answer."""
 
+_GOODBYE = (CloseCode.NORMAL, CloseCode.GOING_AWAY)
+"""A page says so itself: its tab is closed, or shows something else."""
 _ASK = encode(Ask())
+_SIZES = (1, 2, 5, 10, 20, 50, 100, MAX_BATCH)
 
 
 class Hooks(NamedTuple):
@@ -83,7 +91,21 @@ class Counts:
     pushes: int = 0
     batches: int = 0
     touches: int = 0
+    failures: int = 0
+    """Batches that the store has not confirmed."""
+    sizes: Histogram = field(default_factory=lambda: Histogram(_SIZES))
+    """Touches in each batch that the store has confirmed."""
     ends: Counter[Reason] = field(default_factory=Counter)
+    closes: Counter[int] = field(default_factory=Counter)
+    """Closed sockets, by close code; 1006 where nobody said why."""
+    handshakes: Counter[str] = field(default_factory=Counter)
+    """Requests for a socket, by what became of them: `accepted`, or why not."""
+    store: Histogram = field(default_factory=Histogram)
+    """How long the store took for a batch, where it answered."""
+    batched: Histogram = field(default_factory=Histogram)
+    """From ping to beat, for pings that went to the store: all of a batch count with its slowest, from
+    when the first of them was heard until the last beat was written. A ping that is answered from
+    the store's last word is answered in the same breath; nobody reads a clock for it."""
 
 
 class Heart:
@@ -94,6 +116,7 @@ class Heart:
         clock: for all deadlines.
         hooks: what the app wants to hear.
         login: where a page can sign in again, told with an `end`.
+        limits: of pages; with one more than a session may have, its oldest has to go.
     """
 
     def __init__(
@@ -103,21 +126,31 @@ class Heart:
         *,
         hooks: Hooks | None = None,
         login: str | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self.counts = Counts()
         self.pages = 0
         """How many are here, with those that are in their handshake."""
+        self.addresses = Tally()
+        """The same by address."""
+        self.users = Tally()
+        """The same by user, for those that have one."""
+        self.store_up = True
+        """Whether the store has confirmed the newest batch; until the first, that it has been opened."""
         self._toucher = toucher
         self._clock = clock
         self._hooks = hooks or Hooks()
         self._login = login
+        self._limits = limits or Limits()
         now = clock.monotonic()
         self._lives: dict[bytes, Live] = {}
+        self._changed: set[bytes] = set()
         self._silent: Wheel[Page] = Wheel(now, self._page_is_silent, TICK)
         self._deadlines: Wheel[Live] = Wheel(now, self._deadline_is_near, TICK)
         self._ends: dict[bytes, Reason] = {}
         self._old_ends: Wheel[bytes] = Wheel(now, self._forget_end, TICK)
         self._queue: dict[Live, list[Waiting]] = {}  # what the next batch asks for, and for whom
+        self._queued_at = now  # since when the oldest of it has waited, or longer
         self._unanswered: set[Live] = set()  # to be asked for again when the store is back
         self._retry_at = 0.0
         self._committing: asyncio.Task[None] | None = None
@@ -139,14 +172,22 @@ class Heart:
             self._retry()
 
     async def stop(self, within: float = 0.0) -> None:
-        """Close all pages, and write down what they have earned.
+        """Close all pages as `part` does, and write down what they have earned."""
+        if self._committing is not None:
+            await asyncio.wait([self._committing], timeout=STORE_TIMEOUT)
+        await self.part(within)
+        self._retry()
+        if self._committing is not None:
+            await self._committing
+        await stop(self._watching)
+
+    async def part(self, within: float) -> None:
+        """Close all pages that are here now; the server restarts, as far as they are concerned.
 
         Args:
             within: seconds over which to spread the closing: as many as other nodes take to let so many
                 pages in, but at most these. Until its turn comes, a page has its beats.
         """
-        if self._committing is not None:
-            await asyncio.wait([self._committing], timeout=STORE_TIMEOUT)
         pages = [page for live in self._lives.values() for page in live.pages]
         turns = max(1, int(min(within, len(pages) / LET_IN) / TICK))
         for turn in range(turns):
@@ -155,31 +196,56 @@ class Heart:
             for page in pages[turn::turns]:
                 page.socket.close(CloseCode.RESTART, "the server restarts")
                 self.leave(page)
-        self._retry()
-        if self._committing is not None:
-            await self._committing
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.gather(self._watching, return_exceptions=True)
 
     @property
     def sessions(self) -> int:
         """How many sessions have pages here."""
         return len(self._lives)
 
+    # Who is here.
+
+    @property
+    def lives(self) -> Mapping[bytes, Live]:
+        """The sessions that are here, by their keys; the last page of some may have left just now."""
+        return self._lives
+
+    def take_changes(self) -> set[bytes]:
+        """Which sessions have had pages come or go since the last call."""
+        changed, self._changed = self._changed, set()
+        return changed
+
+    def idle(self, key: bytes) -> float | None:
+        """Seconds since the user's last input, if a page of the session that is here has told."""
+        live = self._lives.get(key)
+        return None if live is None or live.active_at == NEVER else self._clock.monotonic() - live.active_at
+
     # Pages.
 
-    def join(self, ticket: Ticket, socket: Socket, read_at: float) -> Page:
+    def join(
+        self,
+        ticket: Ticket,
+        socket: Socket,
+        read_at: float,
+        address: str = "",
+        id: str = "",  # noqa: A002 - what a page calls it
+    ) -> Page:
         """Let a page in.
 
         Args:
             ticket: its session.
             socket: how to reach it.
             read_at: monotonic time before the store was asked for the ticket.
+            address: of whom it is, as far as can be told.
+            id: the page's own name for itself; kept only where pages are counted.
         """
-        page = Page(self._live(ticket, read_at), socket)
+        live = self._live(ticket, read_at)
+        page = Page(live, socket, intern(address), id if live.counts_pages else "")
         page.live.pages += (page,)
+        self._changed.add(page.live.key)
         self.pages += 1
+        self.addresses.add(page.address)
+        if page.live.user is not None:
+            self.users.add(page.live.user)
         return page
 
     def on_open(self, page: Page) -> None:
@@ -195,8 +261,12 @@ class Heart:
         page.greeted(now)
         self._silent.add(page, page.overdue_at)
         self._time(live, now)
+        if live.counts_pages:
+            self._enqueue(live)  # at once: the session may be about to end, for it had no page
         self.counts.opens += 1
         self._call(self._hooks.on_open, page)
+        if len(live.pages) > self._limits.pages_per_session:
+            self._evict(live)
 
     def on_ping(self, page: Page, ping: Ping, now: float) -> None:
         """Answer a ping that came at `now`: at once from the store's last word, or with the next batch."""
@@ -211,15 +281,37 @@ class Heart:
 
     def on_close(self, page: Page, code: int) -> None:
         """A page's connection is over."""
-        self.leave(page)
+        self.counts.closes[code] += 1
+        self.leave(page, for_good=code in _GOODBYE)
 
-    def leave(self, page: Page) -> None:
-        """Forget a page. When a session's last one leaves, what it has earned is written down."""
+    def leave(self, page: Page, *, for_good: bool = False) -> None:
+        """Forget a page. When a session's last one leaves, what it has earned is written down.
+
+        Args:
+            page: which one.
+            for_good: whether it has said so itself, and will not come back.
+        """
         live = page.live
         if page in live.pages:
+            if for_good:
+                live.parted(page)
             live.pages = tuple(other for other in live.pages if other is not page)
-            self.pages -= 1
+            self._changed.add(live.key)
+            self._uncount(page)
             self._settle(live)
+
+    def _uncount(self, page: Page) -> None:
+        self.pages -= 1
+        self.addresses.remove(page.address)
+        if page.live.user is not None:
+            self.users.remove(page.live.user)
+
+    def _evict(self, live: Live) -> None:
+        """Have the oldest page of a session make room; the session lives on, so there is no `login`."""
+        oldest = next(page for page in live.pages if page.heard_at < inf)  # others cannot be told yet
+        oldest.socket.send(encode(End(Reason.EVICTED)))
+        oldest.socket.close(CloseCode.EVICTED, Reason.EVICTED)
+        self.leave(oldest)
 
     async def ping_once(self, ticket: Ticket, ping: Ping, read_at: float) -> bytes:
         """Answer a ping that came by itself, over HTTP; always with the store's word.
@@ -305,10 +397,10 @@ class Heart:
         page.socket.send(encode(wait))
 
     def _settle(self, live: Live) -> None:
-        """Let go of a session without pages, but not of what they have earned."""
-        if live.pages or live in self._queue or live.over is not None:
+        """Let go of a session without pages, but not of what they have earned, nor of their leaving."""
+        if (live.pages and not live.gone) or live in self._queue or live.over is not None:
             return
-        if live.debt > LEAST_DEBT:
+        if live.gone or live.debt > LEAST_DEBT:
             self._enqueue(live)
         else:
             self._forget(live)
@@ -359,11 +451,14 @@ class Heart:
         live.over = reason
         self._forget(live)
         pages, live.pages = live.pages, ()
-        self.pages -= len(pages)
+        self._changed.add(live.key)
         for page in pages:
+            self._uncount(page)
             self._tell_end(page, reason)
         if pages and reason is not Reason.ROTATED:
             self.counts.ends[reason] += 1
+            if reason in (Reason.IDLE, Reason.ABSOLUTE):  # any other end is noted by whoever has made it
+                audit.ended(live.key, live.user, reason=reason)
             self._call(self._hooks.on_end, live, reason)
 
     def _tell_end(self, page: Page, reason: Reason) -> None:
@@ -397,6 +492,8 @@ class Heart:
     # Batches.
 
     def _enqueue(self, live: Live, *waiting: Waiting) -> None:
+        if not self._queue:
+            self._queued_at = self._clock.monotonic()
         self._queue.setdefault(live, []).extend(waiting)
         if self._committing is None:
             self._committing = asyncio.create_task(self._commit())
@@ -408,7 +505,7 @@ class Heart:
         """
         try:
             while self._queue:
-                batch = self._next_batch()
+                batch, queued_at = self._next_batch(), self._queued_at
                 now = self._clock.monotonic()
                 touches = [live.touch(now) for live in batch]
                 try:
@@ -418,8 +515,7 @@ class Heart:
                 except Exception as error:  # whatever it is, those who wait get their answer
                     self._store_is_down(batch, error)
                     continue
-                self.counts.batches += 1
-                self.counts.touches += len(batch)
+                self._store_answers(len(batch), self._clock.monotonic() - now)
                 for (live, waiting), touch, result in lines:
                     try:
                         self._confirm(live, waiting, touch, result, now)
@@ -427,6 +523,8 @@ class Heart:
                         log.exception("a session could not be answered")
                         for page in {*live.pages, *(ping.page for ping in waiting)}:
                             page.socket.close(CloseCode.INTERNAL_ERROR, "an error of the server")
+                answers = sum(map(len, batch.values()))
+                self.counts.batched.add(self._clock.monotonic() - queued_at, answers)
         finally:
             self._committing = None
 
@@ -448,8 +546,12 @@ class Heart:
                 self._tell_end(page, live.over)
             return
         assert isinstance(result, Left)
+        warned, expired_at = live.warned, live.expires_at
         live.confirm(result, asked_at, touch)
         now = self._clock.monotonic()
+        if live.expires_at - expired_at > LEAST_DEBT:
+            unwarned = warned is not None and live.warned is None
+            audit.extended(live.key, live.user, expires_in=live.expires_at - now, after_warning=unwarned)
         for page, n, data in waiting:
             if now < live.expires_at:
                 self._beat(page, n, now, data)
@@ -468,11 +570,21 @@ class Heart:
         for page in live.pages:
             page.socket.send(message)
         self.counts.warnings += 1
+        audit.warned(live.key, live.user, why=warning.why, expires_in=warning.expires_in)
         self._call(self._hooks.on_warning, live, warning)
+
+    def _store_answers(self, touches: int, seconds: float) -> None:
+        self.store_up = True
+        self.counts.batches += 1
+        self.counts.touches += touches
+        self.counts.sizes.add(touches)
+        self.counts.store.add(seconds)
 
     def _store_is_down(self, batch: dict[Live, list[Waiting]], error: Exception) -> None:
         """No beat, no extension, no end: whoever waits is told so, also behind this batch."""
         behind, self._queue = self._queue, {}
+        self.store_up = False
+        self.counts.failures += 1
         now = self._clock.monotonic()
         if now >= self._retry_at:  # one line a second tells enough of an outage
             self._retry_at = now + RETRY

@@ -12,7 +12,7 @@ from msgspec import Raw, to_builtins
 
 from .messages import Beat, Hello, Ping, Warning
 from .policy import Mode, Reason, is_evidence
-from .touchers import Left, Ticket, Touch
+from .touchers import MOST_PAGES, Left, Pages, Ticket, Touch
 
 NEVER = -inf
 OVERDUE = 1.25
@@ -38,13 +38,17 @@ class Page:
     Args:
         live: its session.
         socket: how it is reached.
+        address: of whom it is, as far as can be told.
+        id: its name for its whole life in the browser, where pages are counted.
     """
 
-    __slots__ = ("asks", "heard_at", "live", "n", "socket", "visible")
+    __slots__ = ("address", "asks", "heard_at", "id", "live", "n", "socket", "visible")
 
-    def __init__(self, live: "Live", socket: Socket) -> None:
+    def __init__(self, live: "Live", socket: Socket, address: str = "", id: str = "") -> None:  # noqa: A002
         self.live = live
         self.socket = socket
+        self.address = address
+        self.id = id
         self.n = -1
         """The number of its newest ping."""
         self.heard_at = inf
@@ -89,8 +93,8 @@ class Live:
     """
 
     __slots__ = (
-        "active_at", "confirmed_at", "earned_at", "ends_at", "expires_at", "key", "over", "pages",
-        "paid_at", "policy", "renew", "timed", "user", "warned",
+        "active_at", "confirmed_at", "earned_at", "ends_at", "expires_at", "gone", "key", "over",
+        "pages", "paid_at", "policy", "renew", "timed", "user", "warned",
     )  # fmt: skip
 
     def __init__(self, ticket: Ticket, now: float) -> None:
@@ -98,6 +102,8 @@ class Live:
         self.policy = ticket.policy
         self.user = ticket.user
         self.pages: tuple[Page, ...] = ()
+        self.gone: tuple[str, ...] = ()
+        """The pages that were closed for good, and the store does not know yet."""
         self.over: Reason | None = None
         self.active_at = NEVER
         """When the user was last active."""
@@ -126,6 +132,8 @@ class Live:
         self.renew = left.renew
         if touch is not None and touch.keep is not None and touch.keep > left.idle:
             self.paid_at = now + touch.keep
+        if touch is not None and touch.pages is not None:
+            self.gone = tuple(page for page in self.gone if page not in touch.pages.gone)
         if self.warns_at > now:
             self.warned = None
 
@@ -137,6 +145,16 @@ class Live:
             self.earned_at = earned_at
         if is_evidence(idle) and (active_at := now - idle) > self.active_at:
             self.active_at = active_at
+
+    def parted(self, page: Page) -> None:
+        """Record that a page was closed for good, where pages are counted."""
+        if self.counts_pages:
+            self.gone += (page.id,)
+
+    @property
+    def counts_pages(self) -> bool:
+        """Whether the session ends with its last page."""
+        return self.policy.end_after_last_page is not None
 
     @property
     def warns_at(self) -> float:
@@ -177,7 +195,15 @@ class Live:
         """The line for the next batch: what was earned, seen from `now`."""
         keep = None if self.earned_at == NEVER else self.earned_at - now
         idle = None if self.active_at == NEVER else now - self.active_at
-        return Touch(self.key, keep, idle)
+        return Touch(self.key, keep, idle, self._news())
+
+    def _news(self) -> Pages | None:
+        """What the store has to know of the pages; nothing where they are not counted."""
+        end_after = self.policy.end_after_last_page
+        if end_after is None or not (self.pages or self.gone):
+            return None
+        here = tuple(dict.fromkeys(page.id for page in self.pages[-MOST_PAGES:]))
+        return Pages(here, self.gone, end_after)
 
     def hello(self, now: float, spread: float) -> Hello:
         policy, hidden = self.policy, self.policy.hidden_interval

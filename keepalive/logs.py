@@ -10,7 +10,9 @@ from aiohttp.http import HttpProcessingError
 from structlog.dev import ConsoleRenderer, plain_traceback
 from structlog.processors import JSONRenderer, TimeStamper, format_exc_info
 from structlog.stdlib import ProcessorFormatter, add_log_level, add_logger_name
-from structlog.types import Processor
+from structlog.types import EventDict, Processor, WrappedLogger
+
+from .lines import LineHandler, to_descriptor
 
 
 def configure(stream: TextIO) -> None:
@@ -18,16 +20,17 @@ def configure(stream: TextIO) -> None:
 
     As JSON an event has `timestamp` (ISO 8601, UTC), `level`, `logger` and `event`, and where
     there is one, the traceback as `exception`. It never quotes what was received, and no traceback
-    shows the values of variables: either may hold an id or a cookie.
+    shows the values of variables: either may hold an id or a cookie. A stream that takes no more stops
+    nobody: lines that do not fit into the queue are dropped and counted.
     """
     about: list[Processor] = [add_log_level, add_logger_name, TimeStamper(fmt="iso", utc=True)]
     render: list[Processor]
     if stream.isatty():
         # Coloured tracebacks take 50 ms each, for which no page would have its beat.
-        render = [ConsoleRenderer(exception_formatter=plain_traceback)]
+        render = [_escape, ConsoleRenderer(exception_formatter=plain_traceback)]
     else:
         render = [format_exc_info, JSONRenderer()]
-    handler = logging.StreamHandler(stream)
+    handler = LineHandler(to_descriptor(stream.fileno()))
     handler.addFilter(_Discretion())
     handler.setFormatter(
         ProcessorFormatter(
@@ -35,6 +38,13 @@ def configure(stream: TextIO) -> None:
         )
     )
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
+def _escape(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """A terminal obeys control characters; in JSON they are escaped anyway."""
+    text = str(event["event"])
+    event["event"] = text if text.isprintable() else repr(text)[1:-1]
+    return event
 
 
 class _Discretion(logging.Filter):

@@ -5,7 +5,7 @@ Pure. `decode` raises nothing but `MessageError`, whatever it is given. Times ar
 """
 
 from enum import IntEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -20,7 +20,10 @@ MAX_MESSAGE = 4096
 
 
 class CloseCode(IntEnum):
-    """Why a socket closes. 4000 to 4499 ask the page to come back, 4500 to 4999 forbid it."""
+    """Why a socket closes. 4000 to 4499 ask the page to come back, 4500 to 4999 forbid it.
+
+    `RETURNING` is the page's own: it means to come back. All that says no more is a goodbye.
+    """
 
     NORMAL = 1000
     GOING_AWAY = 1001
@@ -31,6 +34,7 @@ class CloseCode(IntEnum):
     INTERNAL_ERROR = 1011
     RESTART = 1012
     OVERLOADED = 1013
+    RETURNING = 4000
     NO_ANSWER = 4001
     TOO_FAST = 4002
     SLOW_READER = 4003
@@ -123,6 +127,20 @@ class Push(_Outgoing, tag="push"):
 Message = Hello | Beat | Ask | Wait | Warning | End | Push
 
 
+class HttpBeat(Beat, tag="beat"):
+    """A beat over HTTP also tells the rules: there is no hello before it."""
+
+    interval: float | None = None
+    hidden_interval: float | None = None
+    warn_before: float | None = None
+    mode: Mode | None = None
+    who: str | None = None
+
+
+Answer = HttpBeat | Wait | End
+"""What a ping over HTTP gets."""
+
+
 class _Nameless(msgspec.Struct, tag_field="type", tag="", gc=False):
     """Makes a union with `Ping`: only in a union does msgspec insist that a message has a type."""
 
@@ -135,6 +153,8 @@ class _Envelope(msgspec.Struct):
 
 _ping: msgspec.json.Decoder[Ping | _Nameless] = msgspec.json.Decoder(Ping | _Nameless)
 _envelope = msgspec.json.Decoder(_Envelope)
+_message: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
+_answer: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)
 encode = msgspec.json.Encoder().encode
 """Turn a message into the JSON that goes into one text frame."""
 
@@ -161,8 +181,31 @@ def decode(text: bytes) -> Ping | None:
     return message if isinstance(message, Ping) else None
 
 
-def _type_of(text: bytes) -> str | None:
+def decode_message(text: bytes | str) -> Message | None:
+    """Read one message of a server; `None` for what this version cannot make sense of.
+
+    An end is an end, also for a reason that only a later version knows: such a one reads `unknown`.
+    """
+    return _told(_message, text)
+
+
+def decode_answer(text: bytes | str) -> Answer | None:
+    """Read what a ping over HTTP got. As `decode_message`."""
+    return _told(_answer, text)
+
+
+_T = TypeVar("_T")
+
+
+def _told(decoder: msgspec.json.Decoder[_T], text: bytes | str) -> _T | End | None:
+    try:
+        return decoder.decode(text)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError):
+        return End(Reason.UNKNOWN) if _type_of(text) == "end" else None
+
+
+def _type_of(text: bytes | str) -> str | None:
     try:
         return _envelope.decode(text).type
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, RecursionError, UnicodeError):
         return None

@@ -1,15 +1,37 @@
-"""Prometheus' view of a server; needs the extra `metrics`."""
+"""Prometheus' view of a server; needs the extra `metrics`.
 
-from collections.abc import Iterator
+Counting costs a page nothing: the counts are read when somebody asks, and whatever is measured is
+measured once a batch or once a tick. Of several workers each is asked by the one that the scrape
+happens to reach, over a Unix socket, so that every scrape has the numbers of all, under the label
+`worker`. One that died is missing until its successor answers, and begins anew from zero, as a
+restarted server does: `rate()` and `increase()` know that.
+"""
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import suppress
+from itertools import accumulate
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from . import __version__, lines
+from .histogram import Histogram
+from .messages import CloseCode
 from .policy import Reason
 from .web import Keepalive
+from .workers import Seat
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+PATIENCE = 1.0
+"""How long a scrape waits for the other workers, in seconds: one that has stalled is missing in it."""
+ABNORMAL = 1006
+"""What stands for a close code where a connection was cut (RFC 6455 §7.1.5)."""
 
 _HELP = {
     "opens": "Pages that have connected.",
@@ -19,34 +41,178 @@ _HELP = {
     "asks": "Pages asked for an overdue ping.",
     "warnings": "Sessions whose pages were warned of a deadline.",
     "pushes": "Messages pushed to pages.",
-    "batches": "Round trips to the store that carried touches.",
-    "touches": "Touches in those batches.",
+    "failures": "Batches of touches that the store has not confirmed.",
 }
+_LOGS = {"": "server", "keepalive.audit": "audit"}
 
 
-def render(keepalive: Keepalive) -> bytes:
-    """The metrics of a server in Prometheus' text format."""
-    registry = CollectorRegistry()
-    registry.register(_Snapshot(keepalive))
-    return generate_latest(registry)
+class Metrics:
+    """The metrics of a server, or of all the workers beside it.
+
+    Args:
+        keepalive: what is counted.
+        seat: which worker this is, where there are several.
+    """
+
+    def __init__(self, keepalive: Keepalive, seat: Seat | None = None) -> None:
+        self._seat = seat
+        self._process = ProcessCollector(registry=None)
+        self._snapshot = _Snapshot(keepalive, self._process)
+
+    async def run(self, app: web.Application) -> AsyncIterator[None]:
+        """Answer the other workers (an aiohttp `cleanup_ctx`)."""
+        if self._seat is None:
+            yield
+            return
+        path = self._seat.folder / f"{self._seat.name}.sock"
+        path.unlink(missing_ok=True)  # of the worker in whose place this one came
+        server = await asyncio.start_unix_server(self._answer, path)
+        yield
+        server.close()
+        path.unlink(missing_ok=True)
+
+    async def render(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        workers = {"": self._families()} if self._seat is None else await self._ask_all(self._seat)
+        workers_up = GaugeMetricFamily("keepalive_workers", "Processes in this scrape.", len(workers))
+        registry = CollectorRegistry()
+        registry.register(_Given([workers_up, *_merged(workers)]))
+        return generate_latest(registry)
+
+    async def _ask_all(self, seat: Seat) -> dict[str, list["_Family"]]:
+        others = [path for path in sorted(seat.folder.glob("*.sock")) if path.stem != seat.name]
+        answers = await asyncio.gather(*map(_ask, others))
+        found = {path.stem: answer for path, answer in zip(others, answers, strict=True) if answer}
+        return dict(sorted({seat.name: self._families(), **found}.items()))
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            writer.write(msgspec.json.encode(self._families()))
+            await writer.drain()
+        writer.close()
+
+    def _families(self) -> list["_Family"]:
+        return [
+            _Family(
+                one.name,
+                one.documentation,
+                one.type,
+                [(s.name, s.labels, float(s.value)) for s in one.samples],
+            )
+            for one in self._snapshot.collect()
+        ]
+
+
+class _Family(NamedTuple):
+    """A metric with its samples: their names, labels and values."""
+
+    name: str
+    documentation: str
+    type: str
+    samples: list[tuple[str, dict[str, str], float]]
+
+
+class _Given(Collector):
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
 
 
 class _Snapshot(Collector):
-    """Reads the counts when it is asked, so that counting costs a page nothing."""
+    """This process's numbers as they are now."""
 
-    def __init__(self, keepalive: Keepalive) -> None:
+    def __init__(self, keepalive: Keepalive, process: Collector) -> None:
         self._keepalive = keepalive
+        self._process = process
+        self._resident_at_start = next(
+            (
+                sample.value
+                for one in process.collect()
+                for sample in one.samples
+                if "resident" in sample.name
+            ),
+            0.0,
+        )
 
     def collect(self) -> Iterator[Metric]:
-        sessions, sockets = self._keepalive.connected
+        keepalive, counts = self._keepalive, self._keepalive.counts
+        sessions, sockets = keepalive.connected
         yield GaugeMetricFamily("keepalive_sessions", "Sessions with open pages.", sessions)
         yield GaugeMetricFamily("keepalive_sockets", "Open sockets.", sockets)
-        counts = self._keepalive.counts
         for name, text in _HELP.items():
             yield CounterMetricFamily(f"keepalive_{name}", text, getattr(counts, name))
-        ends = CounterMetricFamily(
-            "keepalive_ends", "Sessions that ended with pages open.", labels=["reason"]
+        ends = {str(reason): counts.ends[reason] for reason in Reason}
+        yield _by("ends", "Sessions that ended with pages open.", "reason", ends)
+        # Those that a page may choose besides would be labels without end.
+        closes = {str(int(code)): counts.closes[code] for code in (*CloseCode, ABNORMAL)}
+        closes["other"] = counts.closes.total() - sum(closes.values())
+        yield _by("closes", "Closed sockets, by close code.", "code", closes)
+        yield _by("handshakes", "Requests for a socket.", "result", {"accepted": 0} | counts.handshakes)
+        yield _histogram("batch_touches", "Touches in a batch that the store has confirmed.", counts.sizes)
+        yield _histogram("store_seconds", "How long the store took to confirm a batch.", counts.store, 2)
+        yield GaugeMetricFamily(
+            "keepalive_store_up",
+            "Whether the store has confirmed the newest batch.",
+            keepalive.heart.store_up,
         )
-        for reason in Reason:
-            ends.add_metric([reason], counts.ends[reason])
-        yield ends
+        lag = keepalive.lag
+        yield _histogram(
+            "loop_lag_seconds", "How late the event loop came, ten times a second.", lag.seconds, 2
+        )
+        yield GaugeMetricFamily(
+            "keepalive_loop_lag_max_seconds", "The longest lag of the last 30 to 60 seconds.", lag.worst
+        )
+        dropped = {_LOGS[name]: count for name, count in lines.dropped().items()}
+        yield _by("log_lines_dropped", "Log lines that could not be written in time.", "log", dropped)
+        # Memory for each socket is this way about: (resident now - resident at the start) / sockets.
+        yield GaugeMetricFamily(
+            "keepalive_start_resident_memory_bytes",
+            "Resident memory before the first page came.",
+            self._resident_at_start,
+        )
+        info = GaugeMetricFamily("keepalive_build_info", "The version that runs.", labels=["version"])
+        info.add_metric([__version__], 1)
+        yield info
+        yield from self._process.collect()
+
+
+def _by(name: str, text: str, label: str, values: dict[str, int]) -> CounterMetricFamily:
+    family = CounterMetricFamily(f"keepalive_{name}", text, labels=[label])
+    for value, count in values.items():
+        family.add_metric([value], count)
+    return family
+
+
+def _histogram(name: str, text: str, histogram: Histogram, every: int = 1) -> HistogramMetricFamily:
+    """Cumulative, as Prometheus wants it; of many bounds, one in `every` will do."""
+    *totals, all_of_them = accumulate(histogram.counts)
+    bounds = [f"{bound:.4g}" for bound in histogram.bounds]
+    buckets = [*zip(bounds[::every], totals[::every], strict=True), ("+Inf", all_of_them)]
+    return HistogramMetricFamily(f"keepalive_{name}", text, buckets=buckets, sum_value=histogram.total)
+
+
+def _merged(workers: dict[str, list[_Family]]) -> list[Metric]:
+    """The families of all workers, each once, with a label that tells whose a sample is."""
+    merged: dict[str, Metric] = {}
+    for worker, families in workers.items():
+        mark = {"worker": worker} if worker else {}
+        for name, documentation, kind, samples in families:
+            metric = merged.setdefault(name, Metric(name, documentation, kind))
+            for sample, labels, value in samples:
+                metric.add_sample(sample, labels | mark, value)
+    return list(merged.values())
+
+
+async def _ask(path: Path) -> list[_Family] | None:
+    """What another worker has to tell; nothing, if it is not there or does not answer."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            reader, writer = await asyncio.open_unix_connection(path)
+            try:
+                return msgspec.json.decode(await reader.read(), type=list[_Family])
+            finally:
+                writer.close()
+    except (OSError, TimeoutError, msgspec.DecodeError):
+        return None

@@ -17,6 +17,10 @@ _LEAST_WARNING = 20.0
 # silence, a hidden page needs up to two such minutes to notice a dead connection and to reconnect;
 # the rest is for the connection itself.
 _RECONNECTING = 130.0
+# A reload closes a page before the next one opens: that takes so long at least, and on a slow network or
+# by way of another site, where someone pays or signs in, longer.
+_LEAST_RELOAD = 5.0
+_SLOW_RELOAD = 15.0
 
 
 class Mode(StrEnum):
@@ -66,6 +70,9 @@ class Policy:
             ping moves its deadline by more, or a warning shows that it may withdraw; 0 touches for
             every ping. By default a twentieth of `idle_timeout`, at least 5 and at most 60, but
             never more than an eighth of it.
+        end_after_last_page: how many seconds after its last page was closed a session ends, unless
+            a page or a request comes back meanwhile; at least 5 and under `idle_timeout`. A reload,
+            a lost network and a crash are no close. `None`, the default, does not count pages.
 
     Raises:
         SettingError: a value is out of range, or two contradict each other; says what to change.
@@ -78,6 +85,7 @@ class Policy:
     hidden_interval: float
     mode: Mode
     touch_every: float
+    end_after_last_page: float | None
 
     def __init__(
         self,
@@ -89,6 +97,7 @@ class Policy:
         hidden_interval: float | None = None,
         mode: Mode | str = Mode.PRESENCE,
         touch_every: float | None = None,
+        end_after_last_page: float | None = None,
     ) -> None:
         _require_positive("idle_timeout", idle_timeout)
         _require_positive("ping_interval", ping_interval)
@@ -136,6 +145,12 @@ class Policy:
                 f" idle_timeout ({idle_timeout:g} s)",
                 f"give touch_every 0 to {idle_timeout / 2:g} seconds, or leave it out",
             )
+        if end_after_last_page is not None and not _LEAST_RELOAD <= end_after_last_page < idle_timeout:
+            raise SettingError(
+                f"end_after_last_page ({end_after_last_page:g} s) is not between {_LEAST_RELOAD:g} s, which"
+                f" a reload may take, and idle_timeout ({idle_timeout:g} s)",
+                f"give it {_LEAST_RELOAD:g} seconds or more, but less than {idle_timeout:g}, or leave it out",
+            )
         fix = object.__setattr__  # the instance is frozen for everyone else
         fix(self, "idle_timeout", float(idle_timeout))
         fix(self, "absolute_timeout", None if absolute_timeout is None else float(absolute_timeout))
@@ -144,6 +159,7 @@ class Policy:
         fix(self, "hidden_interval", float(hidden_interval))
         fix(self, "mode", mode)
         fix(self, "touch_every", float(touch_every))
+        fix(self, "end_after_last_page", end_after_last_page and float(end_after_last_page))
 
     def advice(self) -> list[str]:
         """Settings that work but are unwise, one sentence each; empty when there are none."""
@@ -164,6 +180,11 @@ class Policy:
             found.append(
                 f"idle_timeout is {self.idle_timeout:g} s: browsers run a hidden page's timers once "
                 f"a minute, so a reconnect may come too late below {comfortable:g} s"
+            )
+        if self.end_after_last_page is not None and self.end_after_last_page < _SLOW_RELOAD:
+            found.append(
+                f"end_after_last_page is {self.end_after_last_page:g} s: a reload over a slow network, or a"
+                f" detour by way of another site, may take {_SLOW_RELOAD:g} s, and signs the user out"
             )
         if self.absolute_timeout is None:
             found.append("absolute_timeout is off: an open page keeps its session for ever")
@@ -201,13 +222,16 @@ def extended(idle_at: float, absolute_at: float, until: float) -> float:
     return min(max(idle_at, until), absolute_at)
 
 
-def verdict(now: float, idle_at: float, absolute_at: float) -> Reason | None:
+def verdict(now: float, idle_at: float, absolute_at: float, closes_at: float = inf) -> Reason | None:
     """Whether a session with these deadlines is over at `now`, and why; `None` while it lives.
 
-    The deadline that passed first is the reason, and stays so when the other has passed, too.
+    The deadline that passed first is the reason, and stays so when another has passed, too. Past
+    `closes_at` the reason is `logout`: closing the last page was the user's own doing.
     """
-    if now < min(idle_at, absolute_at):
+    if now < min(idle_at, absolute_at, closes_at):
         return None
+    if closes_at < min(idle_at, absolute_at):
+        return Reason.LOGOUT
     return Reason.IDLE if idle_at < absolute_at else Reason.ABSOLUTE
 
 

@@ -1,24 +1,30 @@
 """The standalone server: one process, one app, from settings to a clean stop."""
 
 import asyncio
+import errno
 import gc
+import logging
 import os
 import resource
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Any
 
 from aiohttp import hdrs, web
 
+from . import admin, audit, logs
 from . import demo as demo_app
-from . import logs
+from .headers import harden
 from .seal import Seal
 from .session import KeepaliveStorage
 from .settings import Settings
 from .stores import open_store
-from .web import KEEPALIVE, setup
-from .workers import stop_signals
+from .web import KEEPALIVE, Keepalive, setup
+from .workers import seat, stop_signals
+
+log = logging.getLogger(__name__)
 
 BACKLOG = 4096
 """Connections that may wait to be accepted: after a restart all pages come back at once."""
@@ -30,10 +36,17 @@ SHUTDOWN_TIMEOUT = 1.0
 """How long a shutdown waits for requests that are under way, in seconds; for those that then do not let
 themselves be cancelled, as long again."""
 
+TELL_EVERY = 10.0
+"""How often the log tells that no connection can be accepted, in seconds; asyncio would fill the disk."""
+_OUT_OF = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
 FULL_COLLECTION_AFTER = 100
 """Every how many collections of the middle generation Python looks at all objects; its default is 10."""
 
+Handler = Callable[[web.Request], Awaitable[web.Response]]
+
 _STOPPING = web.AppKey("keepalive_stopping", asyncio.Event)
+_NO_STORE = {hdrs.CACHE_CONTROL: "no-store"}
 
 
 def make_app(settings: Settings, *, demo: bool = False) -> web.Application:
@@ -57,11 +70,17 @@ def make_app(settings: Settings, *, demo: bool = False) -> web.Application:
         KeepaliveStorage(store, settings.policy(), seal=seal, secure=settings.secure),
         origins=settings.origin,
         login="/" if demo else None,
+        limits=settings.limits(),
+        trusted_proxies=settings.trusted_proxies,
+        hosts=settings.hosts,
         drain=settings.drain,
     )
+    harden(app, keepalive.is_secure)
     app.router.add_get("/healthz", _healthz)
     app.router.add_get("/readyz", _readyz)
-    app.router.add_get("/metrics", _metrics)
+    app.router.add_get("/metrics", _metrics_of(app, keepalive))
+    if (token := admin.find_token(os.environ, settings.admin_token_file)) is not None:
+        admin.mount(app, keepalive, token=token)
     if demo:
         demo_app.mount(app, keepalive)
     return app
@@ -83,6 +102,7 @@ def run(settings: Settings, *, demo: bool = False, listen: socket.socket, ready:
         KeepaliveError: the server could not start; the message says what to do.
     """
     logs.configure(sys.stderr)
+    audit.configure(settings.audit)
     _raise_file_limit()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(settings, demo, listen, ready))
@@ -112,6 +132,7 @@ async def _serve(settings: Settings, demo: bool, listen: socket.socket, ready: C
     app = make_app(settings, demo=demo)
     stopping = app[_STOPPING]
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_Scarcity())
     for number in stop_signals():
         loop.add_signal_handler(number, stopping.set)
     runner = web.AppRunner(app, access_log=None, keepalive_timeout=SILENCE, shutdown_timeout=SHUTDOWN_TIMEOUT)
@@ -126,29 +147,43 @@ async def _serve(settings: Settings, demo: bool, listen: socket.socket, ready: C
 
 
 async def _healthz(request: web.Request) -> web.Response:
-    """Whether the process answers at all."""
-    return web.Response(text="ok\n", headers={hdrs.CACHE_CONTROL: "no-store"})
+    """Whether the process answers at all, and has not stood still a moment ago."""
+    if request.app[KEEPALIVE].lag.stalled(asyncio.get_running_loop().time()):
+        return web.Response(status=503, text="the event loop stood still\n", headers=_NO_STORE)
+    return web.Response(text="ok\n", headers=_NO_STORE)
 
 
 async def _readyz(request: web.Request) -> web.Response:
-    """Whether it should be sent pages: it is not stopping, and its store answers."""
+    """Whether it should be sent pages: it neither stops nor drains, and its store answers."""
     if request.app[_STOPPING].is_set():
         status, text = 503, "stopping\n"
+    elif request.app[KEEPALIVE].draining:
+        status, text = 503, "draining\n"
     elif not await request.app[KEEPALIVE].reachable():
         status, text = 503, "the session store does not answer\n"
     else:
         status, text = 200, "ready\n"
-    return web.Response(status=status, text=text, headers={hdrs.CACHE_CONTROL: "no-store"})
+    return web.Response(status=status, text=text, headers=_NO_STORE)
 
 
-async def _metrics(request: web.Request) -> web.Response:
+def _metrics_of(app: web.Application, keepalive: Keepalive) -> Handler:
+    """What answers `/metrics`."""
     try:
-        from . import metrics  # noqa: PLC0415 - an extra
+        from .metrics import CONTENT_TYPE, Metrics  # noqa: PLC0415 - an extra
     except ModuleNotFoundError:
-        raise web.HTTPNotFound(text='For metrics: pip install "session-keepalive[metrics]"\n') from None
-    return web.Response(
-        body=metrics.render(request.app[KEEPALIVE]), headers={hdrs.CONTENT_TYPE: metrics.CONTENT_TYPE}
-    )
+
+        async def missing(request: web.Request) -> web.Response:
+            raise web.HTTPNotFound(text='For metrics: pip install "session-keepalive[metrics]"\n')
+
+        return missing
+    metrics = Metrics(keepalive, seat())
+    app.cleanup_ctx.append(metrics.run)
+
+    async def show(request: web.Request) -> web.Response:
+        headers = {hdrs.CONTENT_TYPE: CONTENT_TYPE, **_NO_STORE}
+        return web.Response(body=await metrics.render(), headers=headers)
+
+    return show
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -158,6 +193,21 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ModuleNotFoundError:
         return None
     return uvloop.new_event_loop
+
+
+class _Scarcity:
+    """An event loop's exception handler that is brief about what it runs out of."""
+
+    def __init__(self) -> None:
+        self._tell_at = 0.0
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in _OUT_OF:
+            loop.default_exception_handler(context)
+        elif loop.time() >= self._tell_at:
+            self._tell_at = loop.time() + TELL_EVERY
+            log.error("no connection can be accepted: %s; raise the limit of open files", error.strerror)
 
 
 def _raise_file_limit() -> None:

@@ -13,11 +13,13 @@ from typing import Any, TypeVar
 from aiohttp import web
 from aiohttp_session import AbstractStorage, Session
 
+from . import audit
 from .errors import SettingError, StoreError
 from .policy import Policy, Reason
 from .seal import ENVIRONMENT, HOW_TO, Seal
 from .stores import SessionStore
 from .touchers import Left, Ticket, Touch, key_of
+from .trust import Trust, refuse_two
 
 PASSIVE_HEADER = "X-Keepalive"
 PASSIVE_VALUE = "passive"
@@ -59,8 +61,8 @@ class KeepaliveStorage(AbstractStorage):
         user_key: the item of a session that says whose it is. When it changes, that is a login:
             the session gets a new id and the old one ends.
         cookie_name: gets the prefix `__Host-` on https.
-        secure: whether browsers reach the app by https; by default what aiohttp makes of the
-            request. Behind a proxy that ends TLS, say `True`.
+        secure: whether browsers reach the app by https; by default what aiohttp, or a trusted proxy,
+            says of the request. Behind another that ends TLS, say `True`.
 
     Raises:
         SettingError: the secret is malformed or missing, or the policy is none.
@@ -85,6 +87,7 @@ class KeepaliveStorage(AbstractStorage):
         self._seal = seal or _seal_for(store)
         self.user_key = user_key
         self._secure = secure
+        self.trust = Trust()
 
     # What aiohttp-session calls.
 
@@ -101,7 +104,8 @@ class KeepaliveStorage(AbstractStorage):
             data = self._decoder(found.data.decode())
             policy = self._policy_for(data)
             gain = min(policy.idle_timeout, found.left.absolute) - found.left.idle
-            if gain >= policy.touch_every and not is_passive(request):
+            # After the last page was closed, a request tells that another one is on its way.
+            if (gain >= policy.touch_every or found.left.closing) and not is_passive(request):
                 (left,) = await self._store.touch([Touch(key, policy.idle_timeout, idle=0.0)])
                 if isinstance(left, Reason):
                     return await self.new_session()
@@ -119,8 +123,9 @@ class KeepaliveStorage(AbstractStorage):
             loaded = key_of(presented)  # `new_session` does not load what was there before
         try:
             if session.empty:
-                if loaded is not None:
-                    await self._store.end(loaded, Reason.LOGOUT)
+                if loaded is not None and await self._store.end(loaded, Reason.LOGOUT):
+                    address = self.trust.address(request)
+                    audit.ended(loaded, former_user, reason=Reason.LOGOUT, address=address)
                 self._forget(request, response)
                 return
             data = self._encoder(dict(session)).encode()
@@ -133,11 +138,19 @@ class KeepaliveStorage(AbstractStorage):
             session_id = token_urlsafe(32)
             new, policy = key_of(session_id), self._policy_for(session)
             if loaded is None:
-                await self._store.create(new, data=data, user=user, policy=policy)
+                left = await self._store.create(new, data=data, user=user, policy=policy)
             else:
-                await self._store.rotate(loaded, new, data=data, user=user, policy=policy)
+                left = await self._store.rotate(loaded, new, data=data, user=user, policy=policy)
         except StoreError as error:
             raise _unavailable() from error
+        audit.began(
+            new,
+            user,
+            former=loaded,
+            address=self.trust.address(request),
+            idle=policy.idle_timeout,
+            ends_in=left.absolute,
+        )
         request[_LOADED] = new, user
         secure = self.is_secure(request)
         response.set_cookie(
@@ -183,7 +196,15 @@ class KeepaliveStorage(AbstractStorage):
 
     def is_secure(self, request: web.Request) -> bool:
         """Whether the browser reaches the app by https."""
-        return request.secure if self._secure is None else self._secure
+        return self.trust.is_secure(request) if self._secure is None else self._secure
+
+    def presents(self, request: web.Request) -> bool:
+        """Whether a request has a session cookie, of a session or not.
+
+        Raises:
+            web.HTTPBadRequest: it has two.
+        """
+        return self._sealed_in(request) is not None
 
     async def open(self) -> None:
         await self._store.open()
@@ -217,8 +238,13 @@ class KeepaliveStorage(AbstractStorage):
         return f"__Host-{self.cookie_name}" if secure else self.cookie_name
 
     def _id_in(self, request: web.Request) -> str | None:
-        sealed = request.cookies.get(self._name(self.is_secure(request)))
+        sealed = self._sealed_in(request)
         return None if sealed is None else self._seal.open(sealed)
+
+    def _sealed_in(self, request: web.Request) -> str | None:
+        name = self._name(self.is_secure(request))
+        refuse_two(request, name)
+        return request.cookies.get(name)
 
     def _forget(self, request: web.Request, response: web.StreamResponse) -> None:
         secure = self.is_secure(request)

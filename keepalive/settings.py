@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 
 from . import __version__
 from .errors import SettingError
+from .limits import Limits
 from .policy import Mode, Policy
 
 _PREFIX = "KEEPALIVE_"
-_NO_SETTINGS = ["KEEPALIVE_CONFIG", "KEEPALIVE_SECRET"]
+_NO_SETTINGS = ["KEEPALIVE_CONFIG", "KEEPALIVE_SECRET", "KEEPALIVE_ADMIN_TOKEN"]
 _SERVICE_LINKS = ("tcp://", "udp://")
 """What Kubernetes puts into KEEPALIVE_PORT, for a service named keepalive, begins so."""
 _SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
@@ -61,6 +62,21 @@ class Setting(NamedTuple):
     def variable(self) -> str:
         return _PREFIX + self.name.upper()
 
+    def write(self, value: Any) -> str:
+        """A value as people write it, without the password that a store's URL may have."""
+        if value == getattr(Settings(), self.name):
+            return self.shown
+        if self.name == "store":
+            return _without_password(value)
+        match self.kind.unit:
+            case "duration":
+                return "off" if value is None else duration(value)
+            case "switch":
+                return "on" if value else "off"
+            case "list":
+                return " ".join(value)
+        return str(value)
+
 
 def duration(seconds: float) -> str:
     """Seconds as people write them, in the largest unit that leaves no rest: `90s`, `30m`, `12h`."""
@@ -68,6 +84,11 @@ def duration(seconds: float) -> str:
         if seconds and seconds % size == 0:
             return f"{seconds / size:.0f}{unit}"
     return f"{seconds:g}s"
+
+
+def _without_password(url: str) -> str:
+    known = _STORE.fullmatch(url)
+    return known[1] + known[2] if known else url.partition(":")[0]
 
 
 def _text(value: Any) -> str:
@@ -122,6 +143,7 @@ _TEXTS = Kind("list", "a text or a list of texts", _texts)
 _PATH = Kind("path", "the path of a file", lambda value: Path(_text(value)))
 _ON_OR_OFF = Kind("switch", "on, off or automatic", _switch)
 _MODE = Kind("name", "one of " + ", ".join(Mode), Mode)
+_NUMBER = _whole(1, 10**9)
 _SPAN = Kind("duration", "a duration such as 90 (seconds), 1.5s, 20m, 8h or 1d", _seconds)
 _SPAN_OR_OFF = Kind("duration", "a duration such as 8h or 1d, or none", _seconds_or_off)
 
@@ -200,6 +222,13 @@ class Settings:
         "A twentieth of `idle_timeout`, 5 to 60s: few writes, and a deadline that is little behind.",
         default=None,
     )
+    end_after_last_page: float | None = _setting(
+        _SPAN_OR_OFF,
+        "off",
+        "How long after its last page was closed a session ends, unless a page or a request comes back; at "
+        "least 5s. A reload, a lost network and a crash are no close. `off` counts no pages.",
+        "Who comes back from a detour over another site expects to be signed in still.",
+    )
     origin: tuple[str, ...] = _setting(
         _TEXTS,
         "unset",
@@ -212,7 +241,23 @@ class Settings:
         "automatic",
         "Whether browsers reach the server by https: `on` behind a proxy that ends TLS. The cookie is then "
         "`__Host-` and `Secure`, and the server's own origin is https.",
-        "A proxy's word for it could be anybody's, and on plain http browsers would drop such a cookie.",
+        "A trusted proxy's word for it counts, and else what the connection is: on plain http browsers would "
+        "drop such a cookie.",
+    )
+    trusted_proxies: tuple[str, ...] = _setting(
+        _TEXTS,
+        "unset",
+        "An address or network of proxies, such as `10.0.0.0/8`, whose `X-Forwarded-For` and "
+        "`X-Forwarded-Proto` are believed; may be repeated.",
+        "Anybody can send such a header. Until one is named, private addresses have no limit of pages.",
+        default=(),
+    )
+    hosts: tuple[str, ...] = _setting(
+        _TEXTS,
+        "unset",
+        "A host name that requests may be for, without a port; others get 421. May be repeated.",
+        "Any: a browser sends a cookie only to the host that has set it.",
+        default=(),
     )
     secret_file: Path | None = _setting(
         _PATH,
@@ -221,11 +266,70 @@ class Settings:
         "The keys are no setting: a command line or a settings file is too easily read by others.",
         default=None,
     )
+    admin_token_file: Path | None = _setting(
+        _PATH,
+        "unset",
+        "A file with the token for the admin API and the dashboard, at least 32 characters, unless "
+        "`KEEPALIVE_ADMIN_TOKEN` holds it.",
+        "Without a token there is neither. It is no setting itself, as the keys are none.",
+        default=None,
+    )
     drain: float = _setting(
         _SPAN,
         "10s",
         "Over how long a stop may spread the closing of its pages; few are closed at once.",
         "Pages come back as they are closed: 20,000 need so long, at what one other process takes.",
+    )
+    audit: str | None = _setting(
+        _TEXT,
+        "unset",
+        "A file for the audit log, a line of JSON for each event; `-` is standard output.",
+        "Who signed in and when is personal data: it is written where you say so.",
+        default=None,
+    )
+    pages: int | None = _setting(
+        _NUMBER,
+        "automatic",
+        "The most pages that may be open in one process; more get 503.",
+        "Nine tenths of the open files it may have: the store, the log and plain requests need the rest.",
+        default=None,
+    )
+    pages_per_session: int = _setting(
+        _NUMBER,
+        "20",
+        "The most pages of one session; with one more, the oldest is closed with 4505.",
+        "More tabs than people have open of one app; a copied cookie cannot fill the server.",
+    )
+    pages_per_user: int = _setting(
+        _NUMBER,
+        "100",
+        "The most pages of one user; more are closed with 1013.",
+        "Five devices full of tabs; one account cannot fill the server.",
+    )
+    pages_per_address: int = _setting(
+        _NUMBER,
+        "200",
+        "The most pages of one address (of IPv6: one /64); more get 429.",
+        "An office behind one address; one machine cannot fill the server.",
+    )
+    handshakes_per_second: int = _setting(
+        _NUMBER,
+        "2000",
+        "How many pages may come a second, over a long time; more get 503. Twice as many may come at once.",
+        "Four fifths of what a core lets in: beats go on, and other nodes can be restarted.",
+    )
+    misses_per_minute: int = _setting(
+        _NUMBER,
+        "100",
+        "How many cookies of no session an address may present; beyond, it gets 429 and the store is not "
+        "asked.",
+        "After an outage people come with one each; whoever guesses comes with thousands.",
+    )
+    messages_per_second: int = _setting(
+        _NUMBER,
+        "10",
+        "How many messages a page may send a second, over a long time; beyond, it is closed with 4002.",
+        "A page pings every 25s; five seconds' worth may come at once.",
     )
     workers: int = _setting(
         _whole(1, 1024),
@@ -248,13 +352,17 @@ class Settings:
             hidden_interval=self.hidden_interval,
             mode=self.mode,
             touch_every=self.touch_every,
+            end_after_last_page=self.end_after_last_page,
         )
+
+    def limits(self) -> Limits:
+        """The limits that these settings make."""
+        return Limits(**{each.name: getattr(self, each.name) for each in fields(Limits)})
 
     def announcement(self, port: int) -> str:
         """What a server that listens on `port` says of itself, in a line that gives no password away."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        known = _STORE.fullmatch(self.store)
-        store = known[1] + known[2] if known else self.store.partition(":")[0]
+        store = _without_password(self.store)
         absolute = "off" if self.absolute_timeout is None else duration(self.absolute_timeout)
         return (
             f"keepalive {__version__} listening on http://{host}:{port} (store {store}, "
@@ -266,12 +374,19 @@ SETTINGS = {each.name: Setting(each.name, **each.metadata) for each in fields(Se
 """The table, by name."""
 
 
-def load(
+class Told(NamedTuple):
+    """A setting that was told, and where."""
+
+    value: Any
+    where: str
+
+
+def gather(
     options: Mapping[str, Any],
     environ: Mapping[str, str],
     config: str | None = None,
-) -> Settings:
-    """Settle every setting from the first source that tells it.
+) -> dict[str, Told]:
+    """What was told, by name, each from the first source that tells it.
 
     Args:
         options: what the command line told, by name; a value of `None` or `()` was not told.
@@ -279,17 +394,30 @@ def load(
         config: the path of a TOML file; without it `KEEPALIVE_CONFIG` may name one.
 
     Raises:
-        SettingError: something is misspelt, of the wrong type or impossible; names where it
-            stands and what to write there.
+        SettingError: something is misspelt or of the wrong type; names where it stands and what to
+            write there.
     """
-    told: dict[str, Any] = {}
+    told: dict[str, Told] = {}
     if config := config or environ.get("KEEPALIVE_CONFIG"):
         told |= _from_file(Path(config))
     told |= _from_environment(environ)
     for name, value in options.items():
         if value not in (None, ()):
             told[name] = _read(SETTINGS[name], value, SETTINGS[name].option)
-    settings = Settings(**told)
+    return told
+
+
+def load(
+    options: Mapping[str, Any],
+    environ: Mapping[str, str],
+    config: str | None = None,
+) -> Settings:
+    """Settle every setting, as `gather` finds it or by its default.
+
+    Raises:
+        SettingError: as `gather`, or something is impossible.
+    """
+    settings = Settings(**{name: told.value for name, told in gather(options, environ, config).items()})
     settings.policy()
     if settings.workers > 1 and settings.store.startswith("memory:"):
         raise SettingError(
@@ -299,7 +427,7 @@ def load(
     return settings
 
 
-def _from_file(path: Path) -> dict[str, Any]:
+def _from_file(path: Path) -> dict[str, Told]:
     try:
         table = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
@@ -316,7 +444,7 @@ def _from_file(path: Path) -> dict[str, Any]:
     return {name: _read(SETTINGS[name], value, f"{name} in {path}") for name, value in table.items()}
 
 
-def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Told]:
     ours = {setting.variable: setting for setting in SETTINGS.values()}
     told = {}
     for variable, text in environ.items():
@@ -332,8 +460,8 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     return told
 
 
-def _read(setting: Setting, value: Any, where: str) -> Any:
+def _read(setting: Setting, value: Any, where: str) -> Told:
     try:
-        return setting.kind.read(value)
+        return Told(setting.kind.read(value), where)
     except ValueError:
         raise SettingError(f"{where} is {value!r}", f"give it {setting.kind.expects}") from None

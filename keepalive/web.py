@@ -7,8 +7,10 @@ Routes, the Origin check, start and shutdown; what the app can do with its sessi
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from inspect import iscoroutinefunction
+from math import inf
+from secrets import token_urlsafe
 from typing import Any, Protocol, TypeVar
 
 import aiohttp_session
@@ -16,18 +18,28 @@ import msgspec
 from aiohttp import hdrs, web
 from aiohttp_session import AbstractStorage
 
+from . import audit, headers
 from .assets import Modules
 from .clock import Clock, SystemClock
 from .connection import Connection, Connections
 from .errors import MessageError, SettingError, StoreError, StoreUnavailable
+from .gate import Gate
 from .heart import STORE_TIMEOUT, TICK, Counts, Heart, Hooks
+from .lag import Lag
+from .limits import Limits
 from .live import Page
-from .messages import CLOSE_CODE, MAX_MESSAGE, SUBPROTOCOL, End, Ping, Wait, decode, encode
+from .messages import CLOSE_CODE, MAX_MESSAGE, SUBPROTOCOL, CloseCode, End, Ping, Wait, decode, encode
 from .policy import Mode, Policy, Reason
+from .presence import Presence, Roll, SessionPresence
+from .reporter import Reporter
 from .session import ChoosePolicy, KeepaliveStorage
+from .stats import teller
 from .stores import SessionStore, open_store
+from .stores.memory_roll import MemoryRoll
+from .tasks import stop
 from .touchers import Left, Ticket, Toucher
 from .touchers.aiohttp_session import CookieBorneStorage
+from .trust import Trust
 from .upgrade import Upgrade
 
 log = logging.getLogger(__name__)
@@ -46,8 +58,10 @@ _SAME_SITE = {"same-origin", "none"}
 _NO_STORE = {hdrs.CACHE_CONTROL: "no-store"}
 
 
-class _Door(Protocol):
+class Door(Protocol):
     """What `web` needs of the storage: who may come in, and the toucher for the heart."""
+
+    trust: Trust
 
     @property
     def toucher(self) -> Toucher: ...
@@ -57,6 +71,7 @@ class _Door(Protocol):
     async def close(self) -> None: ...
     async def sweep(self) -> None: ...
     def is_secure(self, request: web.Request) -> bool: ...
+    def presents(self, request: web.Request) -> bool: ...
     async def key(self, request: web.Request) -> bytes | None: ...
     async def look(self, request: web.Request) -> tuple[Policy, Left] | Reason: ...
     async def admit(self, request: web.Request, response: web.StreamResponse) -> Ticket | Reason: ...
@@ -82,24 +97,37 @@ class Keepalive:
 
     def __init__(
         self,
-        door: _Door,
+        door: Door,
         clock: Clock,
         *,
         hooks: Hooks,
         origins: Collection[str],
         login: str | None,
-        max_rate: float,
+        limits: Limits,
         drain: float,
     ) -> None:
         self._door = door
         self._clock = clock
         self._origins = frozenset(origins)
         self._login = login
-        self._heart = Heart(door.toucher, clock, hooks=hooks, login=login)
-        self._connections: Connections[Page] = Connections(self._heart, clock, max_rate=max_rate)
+        self._heart = Heart(door.toucher, clock, hooks=hooks, login=login, limits=limits)
+        self._limits = limits
+        self._gate = Gate(self._heart, limits, door.trust, clock)
+        self._connections: Connections[Page] = Connections(
+            self._heart, clock, max_rate=limits.messages_per_second
+        )
         self._drain = drain
         self._doorway = asyncio.Semaphore(LET_IN_AT_ONCE)
+        self.lag = Lag()
+        """How late the event loop is."""
+        # Sessions that others keep share no store: of them this process knows its own alone.
+        self._roll: Roll = getattr(door.toucher, "roll", None) or MemoryRoll(clock.wall, lambda key: None)
+        self.figures = teller(self._heart, self.lag, clock.monotonic, lambda: self.draining)
+        """This process's figures, whenever called."""
+        self._reporter = Reporter(self._roll, self._heart, lambda: msgspec.json.encode(self.figures()))
+        self._reporting: asyncio.Task[None] | None = None
         self._turning: asyncio.TimerHandle | None = None
+        self._stopping = False
         self._housework: asyncio.Task[None] | None = None
 
     # What an app calls.
@@ -133,7 +161,12 @@ class Keepalive:
         if isinstance(session, web.Request) and aiohttp_session.STORAGE_KEY in session:
             presented = await aiohttp_session.get_session(session)
         key = await self._key(session)
-        was_alive = key is not None and await self._door.toucher.end(key, reason)
+        if key is None:
+            return False
+        live = self._heart.lives.get(key)
+        was_alive = await self._door.toucher.end(key, reason)
+        if was_alive:
+            audit.ended(key, None if live is None else live.user, reason=reason)
         if was_alive and presented is not None and not presented.new:
             presented.invalidate()  # and nothing else: a cookie by now may be that of the next login
         return was_alive
@@ -148,7 +181,9 @@ class Keepalive:
             SettingError: the sessions live in the browsers' cookies.
         """
         kept = None if keep is None else await self._door.key(keep)
-        return await self._door.end_user(user, reason, keep=kept)
+        count = await self._door.end_user(user, reason, keep=kept)
+        audit.ended_all(user, reason=reason, count=count)
+        return count
 
     async def push(self, session: web.Request | bytes, data: object) -> int:
         """Send `data`, anything that JSON can hold, to the pages of a session connected here.
@@ -185,6 +220,82 @@ class Keepalive:
             warn_before=policy.warn_before,
         )
 
+    async def drain(self) -> None:
+        """Take no more pages, and part with those that are here as a shutdown does; the server goes on.
+
+        For an operator who wants this node empty; only a restart takes it back.
+        """
+        self._connections.closing = True
+        await self._heart.part(self._drain)
+
+    @property
+    def draining(self) -> bool:
+        """Whether pages are sent away, for good."""
+        return self._connections.closing
+
+    @property
+    def heart(self) -> Heart:
+        """What operators look into."""
+        return self._heart
+
+    @property
+    def door(self) -> Door:
+        """Where the sessions live, and who comes in."""
+        return self._door
+
+    @property
+    def clock(self) -> Clock:
+        """By which all of this goes."""
+        return self._clock
+
+    async def presence(self) -> Presence:
+        """How many pages, sessions and users are online, over all nodes that share the store.
+
+        A page that comes or goes shows within about a second, a node that dies is gone within 5 s. It is as
+        cheap with many pages as with few. Of sessions in the browsers' cookies, which share no store,
+        it is what this process has.
+
+        Raises:
+            StoreError: the store could not be asked.
+        """
+        return await _in_time(self._roll.presence())
+
+    async def presence_of(self, session: web.Request | bytes) -> SessionPresence:
+        """The pages of one session, over all nodes as in `presence`, and how long its user has been idle.
+
+        The last input is the newest that a page connected here has told, or the store has been. Of a page
+        at another node, and of the app's own requests, the store hears once in the policy's `touch_every`.
+
+        Raises:
+            StoreError: the store could not be asked.
+        """
+        key = await self._key(session)
+        if key is None:
+            return SessionPresence(0, None)
+        pages, idle = await _in_time(self._roll.presence_of(key))
+        told = [seconds for seconds in (idle, self._heart.idle(key)) if seconds is not None]
+        return SessionPresence(pages, min(told, default=None))
+
+    async def nodes(self) -> Mapping[str, bytes]:
+        """The processes that share the store and are alive, each with its `figures` of a moment ago, as JSON.
+
+        Raises:
+            StoreError: the store could not be asked.
+        """
+        return await _in_time(self._roll.nodes())
+
+    def beside(self, door: Door) -> "Keepalive":
+        """Another one at the same app, for sessions of another kind: the same limits, and no hooks."""
+        return Keepalive(
+            door,
+            self._clock,
+            hooks=Hooks(),
+            origins=self._origins,
+            login=None,
+            limits=self._limits,
+            drain=0.0,
+        )
+
     @property
     def counts(self) -> Counts:
         """What has happened here since the start."""
@@ -210,31 +321,48 @@ class Keepalive:
 
     async def socket(self, request: web.Request) -> web.StreamResponse:
         """`GET /keepalive/ws`: the page's socket."""
-        self.refuse_foreign(request)
-        response = Upgrade(request, SUBPROTOCOL)
+        with self._gate.refusing("host"):
+            self._door.trust.refuse_host(request)
+        with self._gate.refusing("origin"):
+            self._refuse_origin(request)
+        with self._gate.refusing("malformed"):
+            response = Upgrade(request, SUBPROTOCOL)
+        address = self._door.trust.address(request)
+        self._gate.enter(address)
         async with self._doorway:
-            if request.transport is not None:  # or the page has not waited for it
-                await self._let_in(request, response)
+            if request.transport is None:  # the page has not waited for it
+                self._gate.results["gone"] += 1
+            else:
+                await self._let_in(request, response, address)
         return response
 
-    async def _let_in(self, request: web.Request, response: Upgrade) -> None:
+    async def _let_in(self, request: web.Request, response: Upgrade, address: str) -> None:
+        results = self._gate.results
         connection = Connection(self._connections)
         read_at = self._clock.monotonic()
         try:
-            found = await _in_time(self._door.admit(request, response))
+            with self._gate.refusing("cookie"):
+                found = await self._asked(request, lambda: self._door.admit(request, response))
         except StoreError:
+            results["store"] += 1
             raise web.HTTPServiceUnavailable(headers={hdrs.RETRY_AFTER: "2"}) from None
         if isinstance(found, Reason):
+            results["over"] += 1
             await response.hand_over(request, connection)
             reason = _outward(found)
             connection.send(encode(End(reason, self._login)))
             connection.close(CLOSE_CODE[reason], reason)
             return
-        connection.page = self._heart.join(found, connection, read_at)
+        if not self._gate.has_room(found.user, address):
+            await response.hand_over(request, connection)
+            connection.close(CloseCode.OVERLOADED, "too many pages")
+            return
+        connection.page = self._heart.join(found, connection, read_at, address, _page_id(request))
         handed_over = False
         try:
             handed_over = await response.hand_over(request, connection)
         finally:
+            results["accepted" if handed_over else "gone"] += 1
             if not handed_over:
                 self._heart.leave(connection.page)
 
@@ -245,7 +373,7 @@ class Keepalive:
         response = web.Response(content_type="application/json", headers=_NO_STORE)
         read_at = self._clock.monotonic()
         try:
-            found = await _in_time(self._door.admit(request, response))
+            found = await self._asked(request, lambda: self._door.admit(request, response))
         except StoreError:
             message = encode(Wait(ping.n, retry_in=2.0, why="store"))
         else:
@@ -259,8 +387,9 @@ class Keepalive:
 
     async def show_state(self, request: web.Request) -> web.Response:
         """`GET /keepalive/state`: the remaining seconds; never touches."""
+        self._door.trust.refuse_host(request)
         try:
-            state = await self.state(request)
+            state = await self._asked(request, lambda: self.state(request))
         except StoreError:
             raise web.HTTPServiceUnavailable(headers={hdrs.RETRY_AFTER: "2", **_NO_STORE}) from None
         if isinstance(state, Reason):
@@ -268,6 +397,29 @@ class Keepalive:
         else:
             status, body = 200, msgspec.json.encode(state)
         return web.Response(status=status, body=body, content_type="application/json", headers=_NO_STORE)
+
+    async def _asked(self, request: web.Request, ask: Callable[[], Awaitable[T | Reason]]) -> T | Reason:
+        """What the store says of the session that a request presents. Nobody may guess for long.
+
+        Raises:
+            StoreError: nothing is known of it.
+            web.HTTPException: it cannot be told which session that is, or it was guessed too often.
+        """
+        if not self._door.presents(request):
+            return await _in_time(ask())
+        address = self._door.trust.address(request)
+        self._gate.guess(address)
+        found = None
+        try:
+            found = await _in_time(ask())
+            return found
+        finally:
+            if found is not Reason.UNKNOWN:
+                self._gate.forgive(address)
+
+    def is_secure(self, request: web.Request) -> bool:
+        """Whether a browser has sent a request by https, to us or to a trusted proxy."""
+        return self._door.is_secure(request)
 
     def refuse_foreign(self, request: web.Request) -> None:
         """Let no other site speak with a user's cookie (CSWSH, CWE-1385; ASVS 5.0 4.4.2).
@@ -277,7 +429,12 @@ class Keepalive:
 
         Raises:
             web.HTTPForbidden: the request comes from a page of another origin.
+            web.HTTPBadRequest, web.HTTPMisdirectedRequest: it is not for one of our hosts.
         """
+        self._door.trust.refuse_host(request)
+        self._refuse_origin(request)
+
+    def _refuse_origin(self, request: web.Request) -> None:
         origins = request.headers.getall(hdrs.ORIGIN, [])
         site = request.headers.get("Sec-Fetch-Site", "same-origin")
         own = f"{'https' if self._door.is_secure(request) else 'http'}://{request.host}"
@@ -294,8 +451,10 @@ class Keepalive:
         """Open what is needed, and close it after the app (an aiohttp `cleanup_ctx`)."""
         await self._door.open()
         try:
+            self._gate.open(_file_limit())
             self._heart.start()
             self._housework = asyncio.create_task(self._sweep())
+            self._reporting = asyncio.create_task(self._reporter.run())
             self._turn()
             yield
             await self.shut_down(app)
@@ -304,25 +463,30 @@ class Keepalive:
 
     async def shut_down(self, app: web.Application) -> None:
         """Close all sockets with 1012 (an aiohttp `on_shutdown`: later would be too late)."""
-        if self._connections.closing or self._turning is None:
+        if self._stopping or self._turning is None:
             return
-        self._connections.closing = True
+        self._stopping = self._connections.closing = True
         await self._heart.stop(self._drain)
+        await stop(self._reporting)
+        await self._reporter.leave()
         self._turning.cancel()
         self._turning = None
-        if self._housework is not None:
-            self._housework.cancel()
-            await asyncio.gather(self._housework, return_exceptions=True)
+        await stop(self._housework)
         await self._connections.drained(GOODBYE)
 
-    def _turn(self) -> None:
-        self._turning = asyncio.get_running_loop().call_later(TICK, self._turn)
+    def _turn(self, due: float | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()  # the loop's own clock: a machine that slept has not stalled
+        if due is not None:
+            self.lag.observe(now - due, now)
+        self._turning = loop.call_at(now + TICK, self._turn, now + TICK)
         self._heart.tick()
         self._connections.tick()
 
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_EVERY)
+            self._gate.sweep()
             try:
                 await self._door.sweep()
             except Exception as error:
@@ -348,7 +512,9 @@ def setup(
     login: str | None = None,
     user_key: str = "user",
     hooks: Hooks | None = None,
-    max_rate: float = 10.0,
+    limits: Limits | None = None,
+    trusted_proxies: Collection[str] = (),
+    hosts: Collection[str] = (),
     drain: float = 10.0,
     clock: Clock | None = None,
 ) -> Keepalive:
@@ -361,14 +527,16 @@ def setup(
         policy: the rules, or a function that chooses them by a session's data; a
             `KeepaliveStorage` has its own.
         prefix: under which path the routes are mounted.
-        secure: whether browsers reach the app by https; by default what aiohttp makes of the
-            request. Behind a proxy that ends TLS, say `True`: then only pages of https are the
-            app's own, and for http://localhost `origins` must say so. A storage has its own.
+        secure: whether browsers reach the app by https; by default what aiohttp, or a trusted proxy,
+            says of the request. Behind another that ends TLS, say `True`: then only pages of https
+            are the app's own, and for http://localhost `origins` must say so. A storage has its own.
         origins: which other origins may connect, such as `https://app.example`; the app's own may.
         login: where a page whose session is over can sign in again.
         user_key: the item of a session that says whose it is.
         hooks: what the app wants to hear of its sessions.
-        max_rate: messages a second that one page may send over a long time.
+        limits: how much a session, a user, an address and all of them may ask for.
+        trusted_proxies: addresses and networks whose `X-Forwarded-For` and `X-Forwarded-Proto` count.
+        hosts: the host names that a request for one of our routes may be for; by default any.
         drain: over how many seconds a shutdown may spread the closing of its pages.
         clock: for tests.
 
@@ -409,6 +577,7 @@ def setup(
     for origin in origins:
         _check_origin(origin)
     _check_hooks(hooks)
+    door.trust = Trust(trusted_proxies, hosts)
     aiohttp_session.setup(app, door)
     keepalive = Keepalive(
         door,
@@ -416,17 +585,25 @@ def setup(
         hooks=hooks or Hooks(),
         origins=origins,
         login=login,
-        max_rate=max_rate,
+        limits=limits or Limits(),
         drain=drain,
     )
     app[KEEPALIVE] = keepalive
     app.cleanup_ctx.append(keepalive.run)
     app.on_shutdown.append(keepalive.shut_down)
-    app.router.add_get(f"{prefix}/ws", keepalive.socket, allow_head=False)
-    app.router.add_get(f"{prefix}/heartbeat", keepalive.heartbeat)
-    app.router.add_post(f"{prefix}/heartbeat", keepalive.heartbeat)
-    app.router.add_get(f"{prefix}/state", keepalive.show_state)
-    app.router.add_get(f"{prefix}/client/{{name}}", Modules().serve)
+    ours = {
+        app.router.add_get(f"{prefix}/ws", keepalive.socket, allow_head=False).resource,
+        app.router.add_get(f"{prefix}/heartbeat", keepalive.heartbeat).resource,
+        app.router.add_post(f"{prefix}/heartbeat", keepalive.heartbeat).resource,
+        app.router.add_get(f"{prefix}/state", keepalive.show_state).resource,
+        app.router.add_get(f"{prefix}/client/{{name}}", Modules().serve).resource,
+    }
+
+    async def protect(request: web.Request, response: web.StreamResponse) -> None:
+        if request.match_info.route.resource in ours:
+            headers.protect(response)
+
+    app.on_response_prepare.append(protect)
     return keepalive
 
 
@@ -437,6 +614,12 @@ class _Typed(msgspec.Struct):
 
 
 _STATUS = {"beat": 200, "wait": 503, "end": 401}
+
+
+def _page_id(request: web.Request) -> str:
+    """What a page calls itself for its whole life; one that does not say so is a page all the same."""
+    given = request.query.get("page", "")
+    return given if re.fullmatch(r"[A-Za-z0-9_-]{1,32}", given) else token_urlsafe(12)
 
 
 async def _ping_in(request: web.Request) -> Ping:
@@ -455,6 +638,16 @@ async def _ping_in(request: web.Request) -> Ping:
         problem = error.problem if isinstance(error, MessageError) else "the ping did not come whole"
         raise web.HTTPBadRequest(text=f"{problem}\n") from None
     return ping or Ping(n=0)
+
+
+def _file_limit() -> float:
+    """How many files this process may open; on Windows there is no such limit."""
+    try:
+        import resource  # noqa: PLC0415 - of Unix
+    except ModuleNotFoundError:
+        return inf
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return inf if soft == resource.RLIM_INFINITY else soft
 
 
 def _outward(reason: Reason) -> Reason:

@@ -15,15 +15,30 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from multiprocessing import get_context, parent_process, resource_tracker
+from multiprocessing import current_process, get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Thread
+from typing import NamedTuple
 
 from .errors import KeepaliveError, SettingError
 
 Work = Callable[[socket.socket, Callable[[], None]], int]
 """What a worker does: serves on the socket, calls back once it does, and returns its exit code.
 Has to be picklable."""
+
+
+class Seat(NamedTuple):
+    """Which of several workers a process is."""
+
+    name: str
+    """Tells it from the others; whoever comes in its place has the same."""
+    folder: Path
+    """Where they can find each other; of their user alone, and gone with their parent."""
+
+
+_seat: Seat | None = None
 
 # Seconds that the workers have to stop, all of them together, beside those for their pages.
 _GRACE = 5.0
@@ -72,6 +87,11 @@ def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
     return taken
 
 
+def seat() -> Seat | None:
+    """Which worker this process is; `None` if it is not one of several."""
+    return _seat
+
+
 def stop_signals() -> list[signal.Signals]:
     """What a server stops on: SIGTERM, and SIGINT unless that is ignored.
 
@@ -111,10 +131,9 @@ def supervise(
         raise SettingError("workers need SO_REUSEPORT, which this system lacks", "set workers to 1")
     with bind(host, port) as alone:  # shared at once, the port of a stranger's workers would be joined
         port = alone.getsockname()[1]
-    with bind(host, port, shared=True):
-        return asyncio.run(
-            _Supervisor(partial(_work, work, host, port), count, drain, say).run(partial(ready, port))
-        )
+    with bind(host, port, shared=True), TemporaryDirectory(prefix="keepalive-") as folder:
+        target = partial(_work, work, host, port, Path(folder))
+        return asyncio.run(_Supervisor(target, count, drain, say).run(partial(ready, port)))
 
 
 class _Supervisor:
@@ -189,7 +208,7 @@ class _Supervisor:
     async def _work(self, up: asyncio.Event) -> tuple[str, int]:
         """The life of one worker: how it ended, and with which exit code."""
         try:
-            worker = _Worker(self._target, up)
+            worker = _Worker(self._target, up, name=str(self._up.index(up)))
         except OSError as error:
             return f"a worker could not be started ({error.strerror})", 0
         self._workers.add(worker)
@@ -201,7 +220,7 @@ class _Supervisor:
 class _Worker:
     """One process, as the parent sees it; sets `up` when it serves, and `exit` to its code."""
 
-    def __init__(self, target: Callable[[Connection], None], up: asyncio.Event) -> None:
+    def __init__(self, target: Callable[[Connection], None], up: asyncio.Event, name: str) -> None:
         context = get_context("spawn")  # a fork would take the parent's loop and handlers along
         self._ear, mouth = context.Pipe(duplex=False)
         # Ctrl-C reaches every process of a terminal; the parent passes it on as SIGTERM. Ignored from
@@ -212,7 +231,7 @@ class _Worker:
         heed = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             with mouth:
-                self.process = context.Process(target=target, args=(mouth,))
+                self.process = context.Process(target=target, args=(mouth,), name=name)
                 self.process.start()
         except OSError:
             self._ear.close()
@@ -240,8 +259,10 @@ class _Worker:
         self.exit.set_result(self.process.exitcode)
 
 
-def _work(work: Work, host: str, port: int, mouth: Connection) -> None:
+def _work(work: Work, host: str, port: int, folder: Path, mouth: Connection) -> None:
     """The life of a worker, in its own process."""
+    global _seat  # noqa: PLW0603 - a process has one
+    _seat = Seat(current_process().name, folder)
     Thread(target=_leave_with_parent, daemon=True).start()
     with bind(host, port, shared=True) as listener:
         sys.exit(work(listener, partial(mouth.send_bytes, b"serving")))

@@ -2,14 +2,10 @@
 
 import asyncio
 import json
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from http.cookies import SimpleCookie
-from pathlib import Path
-from socket import create_connection, create_server
 from ssl import SSLContext
-from time import monotonic, sleep
 from typing import Any, NamedTuple, Protocol
 
 import pytest
@@ -20,9 +16,11 @@ from yarl import URL
 
 from keepalive.clock import ManualClock
 
-from .raw import DEADLINE, Headers, RawPage, Served, handshake, serving
+from .browser.rows import pytest_terminal_summary  # noqa: F401  (a hook; parallel runs look for it here)
+from .discretion import pytest_runtest_setup, pytest_runtest_teardown  # noqa: F401  (hooks)
+from .raw import Headers, RawPage, Served, handshake, serving
+from .redis import redis_server
 
-REDIS = "/usr/bin/redis-server"
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
@@ -156,26 +154,5 @@ async def browse(connect: Connect) -> AsyncIterator[Browse]:
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Redis of this test run alone."""
-    assert Path(REDIS).exists(), f"install redis-server: {REDIS} is missing"
-    with create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    folder = tmp_path_factory.mktemp("redis")
-    command = [REDIS, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        try:
-            _await_port(port, process)
-            yield f"redis://127.0.0.1:{port}"
-        finally:
-            process.kill()
-
-
-def _await_port(port: int, process: "subprocess.Popen[bytes]") -> None:
-    deadline = monotonic() + DEADLINE
-    while True:
-        try:
-            create_connection(("127.0.0.1", port), 1.0).close()
-            return
-        except OSError:
-            assert process.poll() is None, "redis-server did not start"
-            assert monotonic() < deadline, "redis-server does not answer"
-            sleep(0.01)
+    with redis_server(tmp_path_factory.mktemp("redis")) as redis:
+        yield redis.url

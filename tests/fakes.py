@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from copy import copy
 from typing import TypeVar
 
 import msgspec
@@ -123,12 +124,14 @@ class FaultyToucher:
 class FakePage:
     """A page and its socket, from the side of the browser."""
 
-    def __init__(self, heart: Heart, ticket: Ticket, read_at: float, now: Callable[[], float]) -> None:
+    def __init__(
+        self, heart: Heart, ticket: Ticket, read_at: float, now: Callable[[], float], name: str = ""
+    ) -> None:
         self.socket = FakeSocket()
         self._heart = heart
         self._now = now
         self.n = 0
-        self.page: Page = heart.join(ticket, self.socket, read_at)
+        self.page: Page = heart.join(ticket, self.socket, read_at, id=name)
 
     def open(self) -> None:
         """The handshake is done."""
@@ -143,10 +146,10 @@ class FakePage:
             self._heart.on_ping(self.page, Ping(n=n, idle=idle, visible=visible), self._now())
         return n
 
-    def leave(self) -> None:
-        """The connection is gone."""
-        self.socket.close(1001)
-        self._heart.on_close(self.page, 1001)
+    def leave(self, code: int = 1001) -> None:
+        """The connection is gone, by default for the tab is closed."""
+        self.socket.close(code)
+        self._heart.on_close(self.page, code)
 
     @property
     def messages(self) -> list[Message]:
@@ -202,6 +205,12 @@ class World:
         await self.heart.stop()
         await self.store.close()
 
+    def beside(self) -> "World":
+        """Another server on the same store; to be started and stopped by its heart alone."""
+        other = copy(self)
+        other.heart = Heart(self.toucher, self.clock)
+        return other
+
     async def login(self, name: str, user: str | None = None) -> None:
         await self.store.create(key_of(name), data=b"", user=user, policy=self.policy)
 
@@ -212,13 +221,13 @@ class World:
         assert isinstance(record, Record), record
         return Ticket(key_of(name), self.policy, record.user, record.left), read_at
 
-    async def page(self, name: str) -> FakePage:
-        """Open a page of a session, which begins if there is none."""
+    async def page(self, name: str, page: str = "") -> FakePage:
+        """Open a page of a session, which begins if there is none; `page` is what it calls itself."""
         if await self.left(name) is Reason.UNKNOWN:
             await self.login(name)
-        page = FakePage(self.heart, *await self.ticket(name), self.clock.monotonic)
-        page.open()
-        return page
+        opened = FakePage(self.heart, *await self.ticket(name), self.clock.monotonic, page)
+        opened.open()
+        return opened
 
     async def left(self, name: str) -> Left | Reason:
         """What the store says, whatever the faults."""

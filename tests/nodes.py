@@ -5,10 +5,11 @@ import json
 import os
 import random
 import re
+import resource
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from math import inf
 from pathlib import Path
@@ -17,6 +18,7 @@ from socket import create_server
 
 from aiohttp import ClientError, ClientSession, ClientWebSocketResponse, WSMsgType
 
+from .hosts import LOCAL, Host
 from .raw import DEADLINE
 
 ROOT = Path(__file__).parent.parent
@@ -28,14 +30,24 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
+def many_files() -> None:
+    """Let this process, and those that it starts, have as many connections as the machine allows."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 class Node:
     """`run.py` on a port of its own, which it keeps through restarts."""
 
-    def __init__(self, store: str, secret: str, *options: str) -> None:
+    def __init__(self, store: str, secret: str, *options: str, host: Host = LOCAL) -> None:
         self.port = free_port()
+        self.url = f"http://{host.address}:{self.port}"
         self._command = [
+            *host.enter,
             sys.executable,
             str(ROOT / "run.py"),
+            "--host",
+            host.address,
             "--port",
             str(self.port),
             "--store",
@@ -55,7 +67,7 @@ class Node:
         assert self._process.stdout is not None
         async with asyncio.timeout(4 * DEADLINE):
             line = (await self._process.stdout.readline()).decode()
-        assert re.search(rf"listening on http://127\.0\.0\.1:{self.port} ", line), line
+        assert f"listening on {self.url} " in line, line
 
     async def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         """End it; its exit code."""
@@ -64,10 +76,6 @@ class Node:
             self._process.send_signal(how)
         async with asyncio.timeout(4 * DEADLINE):
             return await self._process.wait()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
 
     async def sockets(self) -> int:
         """How many pages it has, by its own metrics."""
@@ -90,7 +98,10 @@ async def nodes(count: int, store: str, secret: str, *options: str) -> AsyncIter
 
 @asynccontextmanager
 async def proxy(kind: str, folder: Path, behind: Sequence[Node]) -> AsyncIterator[str]:
-    """nginx or HAProxy as `deploy` configures it, but for ports, file names and limits; yields its URL."""
+    """nginx or HAProxy as `deploy` configures it, but for ports, file names and limits; yields its URL.
+
+    It takes 2,000 connections, and for each one to a node: `many_files` lets it.
+    """
     port = free_port()
     name = {"nginx": "nginx.conf", "haproxy": "haproxy.cfg"}[kind]
     text = (DEPLOY / name).read_text()
@@ -107,14 +118,14 @@ async def proxy(kind: str, folder: Path, behind: Sequence[Node]) -> AsyncIterato
         temporary = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         paths = "".join(f"{what}_temp_path {folder};\n" for what in temporary)
         text = text.replace("worker_rlimit_nofile 65536;", "").replace(
-            "worker_connections 30000", "worker_connections 1000"
+            "worker_connections 30000", "worker_connections 4000"
         )
         text = text.replace("http {", f"http {{\naccess_log off;\nerror_log stderr crit;\n{paths}", 1)
         user = " user root;" if os.getuid() == 0 else ""
         command = ["-c", str(config), "-e", "stderr"]
         command += ["-g", f"daemon off; pid {folder}/nginx.pid;{user}"]
     else:
-        text = text.replace("maxconn 30000", "maxconn 1000")
+        text = text.replace("maxconn 30000", "maxconn 2000")
         command = ["-f", str(config), "-db", "-q"]
     config.write_text(text)
     program = which(kind, path=f"{os.environ['PATH']}:/usr/sbin")
@@ -139,6 +150,13 @@ async def _serves(http: ClientSession, url: str) -> bool:
             return response.status == 200
     except ClientError:
         return False
+
+
+async def until(condition: Callable[[], bool], within: float = 4 * DEADLINE) -> None:
+    """Wait for a condition to come true; fails after `within` seconds."""
+    async with asyncio.timeout(within):
+        while not condition():
+            await asyncio.sleep(0.02)
 
 
 async def sign_in(url: str, name: str) -> str:
@@ -167,6 +185,10 @@ class Visitor:
         self._url = url
         self._headers = {"Cookie": cookie, "Origin": url}
         self.beats = 0
+        self.waits = 0
+        self.reconnects = 0
+        self.slowest = 0.0
+        """The longest that an answer took, in seconds."""
         self.closed: list[int | None] = []
         """The close codes so far."""
         self.end: tuple[str, float] | None = None
@@ -183,15 +205,18 @@ class Visitor:
                     spread = await self._talk(socket, interval) or spread
                     self.closed.append(socket.close_code)
             if self.end is None:
+                self.reconnects += 1
                 await asyncio.sleep(max(0.05, spread * random.random() / 3))
 
     async def _talk(self, socket: ClientWebSocketResponse, interval: float) -> float | None:
         """Until the socket closes; returns the spread that the hello told."""
         loop = asyncio.get_running_loop()
         n, spread, heard_at, ping_at = 0, None, loop.time(), inf
+        sent: dict[int, float] = {}
         while True:
             if loop.time() >= ping_at:
                 n, ping_at = n + 1, loop.time() + interval
+                sent[n] = loop.time()
                 await socket.send_str(json.dumps({"type": "ping", "n": n}))
             silent_at = heard_at + 2 * interval + 5
             try:
@@ -207,7 +232,11 @@ class Visitor:
                 spread = said["spread"]
             if said["type"] in ("hello", "ask"):
                 ping_at = loop.time()
-            elif said["type"] == "beat":
-                self.beats += 1
+            elif said["type"] in ("beat", "wait"):
+                self.slowest = max(self.slowest, heard_at - sent.pop(said["n"]))
+                if said["type"] == "beat":
+                    self.beats += 1
+                else:
+                    self.waits += 1
             elif said["type"] == "end":
                 self.end = (said["reason"], loop.time())

@@ -15,20 +15,40 @@ from typing import Any
 
 from redis import Redis, RedisError
 
+from .hosts import LOCAL, Host
 from .raw import DEADLINE
 
 REDIS = "/usr/bin/redis-server"
+TLS = [*("--tls-auth-clients", "no"), *("--tls-replication", "yes"), *("--tls-cluster", "yes")]
 SERVICE = "sessions"
 """What the Sentinels call the primary and its replica."""
 
 
 class RedisServer:
-    """One server, to be started, killed, and started anew on the same port. Made by `redis_server`."""
+    """One server, to be started, killed, and started anew on the same port. Made by `redis_server`.
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    Args:
+        folder: where it writes.
+        options: as on its command line.
+        host: where it runs.
+        tls: a certificate with its key; without one it speaks plainly.
+        password: of whoever comes without another name.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *options: str,
+        host: Host = LOCAL,
+        tls: Path | None = None,
+        password: str | None = None,
+    ) -> None:
         assert Path(REDIS).exists(), f"install redis-server: {REDIS} is missing"
         self.port = _free_port()
-        self.url = f"redis://127.0.0.1:{self.port}"
+        self.url = f"redis://{host.address}:{self.port}"
+        self._host = host
+        self._tls = tls
+        self.password = password
         self._folder = folder / str(self.port)
         self._folder.mkdir(parents=True)
         self._options = options
@@ -36,10 +56,19 @@ class RedisServer:
 
     def start(self) -> None:
         """Start it; returns when it answers."""
-        where = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder)]
+        where = ["--bind", self._host.address, "--protected-mode", "no", "--dir", str(self._folder)]
+        if self._tls is None:
+            where += ["--port", str(self.port)]
+        else:
+            where += ["--port", "0", "--tls-port", str(self.port), *TLS]
+            for what in ("cert", "key", "ca-cert"):
+                where += [f"--tls-{what}-file", str(self._tls)]
+        if self.password is not None:
+            where += ["--requirepass", self.password]
         quiet = ["--save", "", "--logfile", "log", "--repl-diskless-sync-delay", "0"]
         self._process = subprocess.Popen(
-            [REDIS, *self._config(), *where, *quiet, *self._options], stdout=subprocess.DEVNULL
+            [*self._host.enter, REDIS, *self._config(), *where, *quiet, *self._options],
+            stdout=subprocess.DEVNULL,
         )
         await_true(self._answers)
 
@@ -61,7 +90,14 @@ class RedisServer:
     def call(self, *command: str | bytes | int, user: str | None = None, password: str | None = None) -> Any:
         """Run a command, as an operator does; not while it is stopped."""
         with Redis(
-            port=self.port, username=user, password=password, protocol=2, socket_timeout=DEADLINE
+            self._host.address,
+            self.port,
+            username=user,
+            password=password or self.password,
+            ssl=self._tls is not None,
+            ssl_ca_certs=None if self._tls is None else str(self._tls),
+            protocol=2,
+            socket_timeout=DEADLINE,
         ) as redis:
             return redis.execute_command(*command)
 
@@ -96,14 +132,21 @@ class RedisServer:
 class _Sentinel(RedisServer):
     """Watches over a primary, and names the replica that follows when it is gone."""
 
-    def __init__(self, folder: Path, primary: RedisServer, quorum: int) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, primary: RedisServer, quorum: int, **options: Any) -> None:
+        super().__init__(folder, **options)
         self._written = self._folder / "sentinel.conf"
         self._written.write_text(  # it keeps its notes there
             f"sentinel monitor {SERVICE} 127.0.0.1 {primary.port} {quorum}\n"
             f"sentinel down-after-milliseconds {SERVICE} 500\n"
             f"sentinel failover-timeout {SERVICE} 2000\n"
         )
+        for command, password in (
+            (f"auth-pass {SERVICE}", primary.password),
+            ("sentinel-pass", self.password),
+        ):
+            if password is not None:
+                with self._written.open("a") as file:
+                    file.write(f"sentinel {command} {password}\n")
 
     def _config(self) -> Sequence[str]:
         return [str(self._written), "--sentinel"]
@@ -135,9 +178,9 @@ class Cluster:
 
 
 @contextmanager
-def redis_server(folder: Path, *options: str) -> Iterator[RedisServer]:
-    """A server alone; `options` as on its command line."""
-    server = RedisServer(folder, *options)
+def redis_server(folder: Path, *options: str, **others: Any) -> Iterator[RedisServer]:
+    """A server alone, as `RedisServer` has it."""
+    server = RedisServer(folder, *options, **others)
     try:
         server.start()
         yield server
@@ -146,12 +189,25 @@ def redis_server(folder: Path, *options: str) -> Iterator[RedisServer]:
 
 
 @contextmanager
-def sentinels(folder: Path) -> Iterator[Sentinels]:
-    """Servers that fail over half a second after the primary has gone silent, and an election."""
+def sentinels(
+    folder: Path, *, tls: Path | None = None, password: str | None = None, watchword: str | None = None
+) -> Iterator[Sentinels]:
+    """Servers that fail over half a second after the primary has gone silent, and an election.
+
+    Args:
+        folder: where they write.
+        tls: the certificate of all of them.
+        password: of the primary and the replica.
+        watchword: the password of the Sentinels themselves.
+    """
     with ExitStack() as stack:
-        primary = stack.enter_context(redis_server(folder))
-        replica = stack.enter_context(redis_server(folder, "--replicaof", f"127.0.0.1 {primary.port}"))
-        watchers: list[RedisServer] = [_Sentinel(folder, primary, quorum=2) for _ in range(3)]
+        own = ["--masterauth", password] if password is not None else []
+        primary = stack.enter_context(redis_server(folder, *own, tls=tls, password=password))
+        own += ["--replicaof", f"127.0.0.1 {primary.port}"]
+        replica = stack.enter_context(redis_server(folder, *own, tls=tls, password=password))
+        watchers: list[RedisServer] = [
+            _Sentinel(folder, primary, quorum=2, tls=tls, password=watchword) for _ in range(3)
+        ]
         for watcher in watchers:
             stack.callback(watcher.kill)
             watcher.start()
@@ -168,12 +224,13 @@ def _knows_all(watcher: RedisServer) -> bool:
 
 
 @contextmanager
-def cluster(folder: Path, *, replicas: int = 0) -> Iterator[Cluster]:
+def cluster(folder: Path, *, replicas: int = 0, tls: Path | None = None) -> Iterator[Cluster]:
     """Three primaries; one that is silent for a second counts as gone, and the others go on.
 
     Args:
         folder: where they write.
         replicas: how many of the primaries have one.
+        tls: the certificate of all of them.
     """
     with ExitStack() as stack:
         servers: list[RedisServer] = []
@@ -182,7 +239,7 @@ def cluster(folder: Path, *, replicas: int = 0) -> Iterator[Cluster]:
             options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"]
             options += ["--cluster-port", str(_free_port() if number else bus)]
             options += ["--cluster-require-full-coverage", "no"]
-            server = stack.enter_context(redis_server(folder, *options))
+            server = stack.enter_context(redis_server(folder, *options, tls=tls))
             server.call("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
             if servers:
                 server.call("CLUSTER", "MEET", "127.0.0.1", servers[0].port, bus)

@@ -1,5 +1,6 @@
 """The command line, mostly as its users meet it: a process, its lines and its exit code."""
 
+import json
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ from urllib.request import urlopen
 import pytest
 
 from keepalive import __main__, __version__, cli
+from keepalive.seal import Seal
 from keepalive.settings import SETTINGS
 
 from .test_workers import IN_THE_BACKGROUND
@@ -183,7 +185,7 @@ def test_a_store_that_cannot_be_opened(
     assert re.fullmatch(f"keepalive: {line}\n", err)
 
 
-@pytest.mark.parametrize("module", ["click", "structlog"])
+@pytest.mark.parametrize("module", ["click", "rich", "structlog"])
 def test_without_its_extra_it_says_what_to_install(module: str) -> None:
     code = f"import sys; sys.modules['{module}'] = None; import run; sys.exit(run.main(['serve']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -210,3 +212,49 @@ def test_the_help_of_serve_names_every_setting(capsys: pytest.CaptureFixture[str
     for setting in SETTINGS.values():
         assert f"{setting.option} " in out
         assert f"[{setting.variable}; default: {setting.shown}]" in out
+
+
+def test_a_new_key_seals(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["keygen"]) == 0
+    first = capsys.readouterr().out.strip()
+    assert Seal.parse(first).open(Seal.parse(first).seal("id")) == "id"
+    assert cli.main(["keygen", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["key"] not in ("", first)
+
+
+def test_the_settings_and_where_they_come_from(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "keepalive.toml"
+    file.write_text('idle_timeout = 600\norigin = ["https://a.example", "https://b.example"]')
+    monkeypatch.setenv("KEEPALIVE_STORE", "redis://keepalive:pass@redis.example/0?password=pass")
+    monkeypatch.setenv("KEEPALIVE_SECRET", "the-key-of-all-cookies")
+    arguments = ["check-config", "--config", str(file), "--absolute-timeout", "none", "--secure", "on"]
+    assert cli.main([*arguments, "--json"]) == 0
+    out, err = capsys.readouterr()
+    told = {name: (each["value"], each["told_by"]) for name, each in json.loads(out).items()}
+    assert told.keys() == {*SETTINGS, "KEEPALIVE_SECRET", "KEEPALIVE_ADMIN_TOKEN"}
+    assert told["idle_timeout"] == ("10m", f"idle_timeout in {file}")
+    assert told["origin"] == ("https://a.example https://b.example", f"origin in {file}")
+    assert told["absolute_timeout"] == ("off", "--absolute-timeout")
+    assert told["secure"] == ("on", "--secure")
+    assert told["store"] == ("redis://redis.example/0", "KEEPALIVE_STORE")
+    assert told["port"] == ("8080", "default")
+    assert told["warn_before"] == ("automatic", "default")
+    assert told["KEEPALIVE_SECRET"] == ("set", "environment")
+    assert told["KEEPALIVE_ADMIN_TOKEN"] == ("unset", "environment")
+    assert "note: absolute_timeout is off" in err
+    assert cli.main(arguments) == 0
+    table, _ = capsys.readouterr()
+    assert re.search(r"idle_timeout +10m +idle_timeout in ", table)
+    for shown in (out, table):
+        assert "pass@" not in shown
+        assert "password" not in shown
+        assert "the-key-of-all-cookies" not in shown
+
+
+def test_settings_that_the_server_would_refuse(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check-config", "--idle-timeout", "10"]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith("keepalive: idle_timeout (10 s) is shorter than three times ping_interval")

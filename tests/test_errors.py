@@ -5,7 +5,14 @@ import re
 import pytest
 
 from keepalive import errors
-from keepalive.errors import FrameError, KeepaliveError, MessageError, ProtocolError, SettingError
+from keepalive.errors import (
+    FrameError,
+    KeepaliveError,
+    MessageError,
+    ProtocolError,
+    SessionEnded,
+    SettingError,
+)
 
 
 def drawn_tree() -> dict[str, str | None]:
@@ -13,7 +20,7 @@ def drawn_tree() -> dict[str, str | None]:
     parents: dict[str, str | None] = {}
     above: list[tuple[int, str]] = []
     for line in (errors.__doc__ or "").splitlines():
-        drawn = re.match(r"[\s│├└─]*(?=[A-Z]\w+(Error|Unavailable|Corrupt)\b)(\w+)", line)
+        drawn = re.match(r"[\s│├└─]*(?=[A-Z]\w+(Error|Unavailable|Corrupt|Ended)\b)(\w+)", line)
         if drawn is None or not line.startswith("    "):
             continue
         column, name = drawn.start(2), drawn[2]
@@ -64,3 +71,12 @@ def test_a_protocol_error_carries_the_close_code(kind: type[ProtocolError]) -> N
 def test_a_setting_error_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="lower it"):
         raise SettingError("too high", "lower it")
+
+
+@pytest.mark.parametrize(
+    ("login", "told"), [(None, "sign in again for a new cookie"), ("/in", "sign in at /in for a new cookie")]
+)
+def test_the_end_of_a_session_says_why_and_where_to_sign_in(login: str | None, told: str) -> None:
+    error = SessionEnded("idle", login)
+    assert str(error) == f"the session is over (idle): {told}"
+    assert (error.reason, error.login) == ("idle", login)

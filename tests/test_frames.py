@@ -63,6 +63,21 @@ def test_the_masked_hello_of_the_rfc() -> None:
     assert read([data]) == ([Frame(TEXT, b"Hello")], None, False)
 
 
+@pytest.mark.parametrize("payload", [b"", b"Hello", b"x" * 126, b"\xe2\x82\xac" * 30000])
+def test_a_client_reads_what_a_server_writes(payload: bytes) -> None:
+    data = frames.text(payload)
+    for pieces in [data], [data[:3], data[3:]], bytewise(data):
+        reader = Reader(100_000, masked=False)
+        found = [frame for piece in pieces for frame in reader.feed(piece)]
+        assert found == [Frame(TEXT, payload)]
+        assert not reader.unfinished
+
+
+def test_a_client_refuses_a_masked_frame() -> None:
+    with pytest.raises(FrameError, match="a masked frame"):
+        list(Reader(masked=False).feed(masked(TEXT, b"Hello")))
+
+
 def test_the_masked_pong_of_the_rfc() -> None:
     data = bytes.fromhex("8a8537fa213d7f9f4d5158")
     assert single(data) is None

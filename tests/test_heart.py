@@ -17,7 +17,7 @@ from keepalive.heart import MAX_BATCH, MAX_PUSH, REMEMBER_ENDS, STORE_TIMEOUT, H
 from keepalive.live import LEAST_DEBT, Live, Page
 from keepalive.messages import Ask, Beat, End, Hello, Ping, Push, Wait, Warning
 from keepalive.policy import Mode, Policy, Reason
-from keepalive.touchers import Ended, Left, Touch, key_of
+from keepalive.touchers import Ended, Left, Pages, Touch, key_of
 
 from .fakes import STEP, FakePage, World, settle, typed, until
 
@@ -1583,7 +1583,8 @@ class Walk:
                     assert isinstance(left, Left)
                     assert message.expires_in <= min(left.idle, left.absolute) + ROUNDING
                 if isinstance(message, End):
-                    assert left is message.reason
+                    evicted = message.reason is Reason.EVICTED  # which need not end the session
+                    assert left is message.reason or (evicted and isinstance(left, Left))
                     assert message is page.messages[-1]
                     assert page.closed is not None
             answered = [m.n for m in page.messages if isinstance(m, Beat | Wait)]
@@ -1604,7 +1605,7 @@ class Walk:
                 assert page.closed is not None
                 assert page.reason == (None if left is Reason.ROTATED else left) or page.closed == 4001
             else:
-                assert page.closed in (None, 4001)
+                assert page.closed in (None, 4001, 4505)
         open_keys = {page.page.live.key for page in self.pages if page.closed is None}
         silent_keys = {page.page.live.key for page in self.pages if page.closed == 4001}
         assert open_keys <= set(world.heart._lives) <= open_keys | silent_keys
@@ -1636,3 +1637,193 @@ async def test_whatever_happens(mode: Mode, walk: list[tuple[Any, ...]]) -> None
     finally:
         walker.release()
         await world.stop()
+
+
+# A session that ends with its last page.
+
+AFTER = 20.0
+RULES: dict[str, Any] = {**RARE, "end_after_last_page": AFTER}
+
+
+@pytest.fixture(params=Mode)
+async def shared(begin: Begin, request: pytest.FixtureRequest) -> AsyncIterator[tuple[World, World]]:
+    """Two servers on one store, in each mode."""
+    one = await begin(Policy(**RULES, mode=request.param))
+    other = one.beside()
+    other.heart.start()
+    yield one, other
+    await other.heart.stop()
+
+
+async def is_closing(world: World) -> bool:
+    """Whether a session that lives ends for its last page."""
+    left = await world.left("a")
+    assert isinstance(left, Left)
+    return left.closing
+
+
+async def pass_by(worlds: Sequence[World], seconds: float) -> None:
+    """Let time pass for servers with one clock."""
+    for _ in range(round(seconds / STEP)):
+        worlds[0].clock.advance(STEP)
+        for each in worlds:
+            each.heart.tick()
+        await settle()
+
+
+@pytest.mark.parametrize("code", [1000, 1001])
+async def test_once_its_last_page_is_closed_a_session_ends(shared: tuple[World, World], code: int) -> None:
+    world, _ = shared
+    page = await world.page("a", "p")
+    await world.advance(100)
+    page.leave(code)
+    await settle()
+    left = await world.left("a")
+    assert left == Left(AFTER, 7100, closing=True)
+    await world.advance(AFTER - STEP)
+    assert isinstance(await world.left("a"), Left)
+    await world.advance(STEP)
+    assert await world.left("a") is Reason.LOGOUT
+    assert world.heart.sessions == 0
+
+
+async def test_it_does_so_though_the_server_that_saw_it_is_killed_at_once(
+    shared: tuple[World, World],
+) -> None:
+    world, other = shared
+    page = await world.page("a", "p")
+    page.leave()
+    await settle()  # one turn of the loop, and the store has it; this server never does anything again
+    await other.advance(AFTER)
+    assert await other.left("a") is Reason.LOGOUT
+
+
+async def test_a_reload_does_not_end_it(shared: tuple[World, World]) -> None:
+    """At another server, and with nothing that the user has done: the page itself is enough."""
+    world, other = shared
+    page = await world.page("a", "p")
+    await settle()
+    before = await world.idle("a")
+    page.leave()
+    await pass_by(shared, AFTER - 1)
+    again = await other.page("a", "q")
+    await settle()
+    assert await world.idle("a") == before - AFTER + 1
+    await pass_by(shared, 5 * AFTER)
+    assert again.closed is None
+    again.ping()
+    await settle()
+    assert again.beat.expires_in > 2 * AFTER
+
+
+async def test_a_reload_whose_new_page_is_the_quicker(shared: tuple[World, World]) -> None:
+    world, other = shared
+    page = await world.page("a", "p")
+    await other.page("a", "q")
+    await settle()
+    page.leave()
+    await pass_by(shared, 2 * AFTER)
+    assert not await is_closing(world)
+
+
+@pytest.mark.parametrize("code", [1006, 1012, 4000, 4001, 4003])
+async def test_what_is_no_goodbye_does_not_end_it(shared: tuple[World, World], code: int) -> None:
+    """A lost network, a restart, a frozen page: it may come back, and counts until then."""
+    world, other = shared
+    lost = await world.page("a", "p")
+    last = await other.page("a", "q")
+    await settle()
+    lost.leave(code)
+    last.leave()
+    await pass_by(shared, 2 * AFTER)
+    assert not await is_closing(world)
+    back = await other.page("a", "p")
+    await settle()
+    back.leave()
+    await settle()
+    assert await world.idle("a") == AFTER
+
+
+async def test_with_a_page_at_each_of_two_servers_the_second_goodbye_counts(
+    shared: tuple[World, World],
+) -> None:
+    world, other = shared
+    here, there = await world.page("a", "p"), await other.page("a", "q")
+    await settle()
+    here.leave()
+    await pass_by(shared, 2 * AFTER)
+    assert there.closed is None
+    there.leave()
+    await settle()
+    assert await world.idle("a") == AFTER
+    await pass_by(shared, AFTER)
+    assert await world.left("a") is Reason.LOGOUT
+
+
+async def test_a_page_that_has_reconnected_is_not_closed_by_its_old_socket(
+    shared: tuple[World, World],
+) -> None:
+    world, _ = shared
+    old = await world.page("a", "p")
+    await world.page("a", "p")
+    await settle()
+    old.leave(1000)
+    await settle()
+    assert not await is_closing(world)
+
+
+async def test_a_goodbye_during_an_outage_is_told_afterwards(shared: tuple[World, World]) -> None:
+    world, _ = shared
+    page = await world.page("a", "p")
+    await settle()
+    world.toucher.down()
+    page.leave()
+    await world.advance(5)
+    assert not await is_closing(world)
+    world.toucher.up()
+    await world.advance(2)
+    assert await is_closing(world)
+    assert world.heart.sessions == 0
+
+
+async def test_a_goodbye_just_before_the_server_stops_is_told(begin: Begin) -> None:
+    world = await begin(Policy(**RULES))
+    page, other = await world.page("a", "p"), await world.page("b", "q")
+    await settle()
+    page.leave()
+    await world.heart.stop()
+    assert other.closed == 1012
+    assert await world.left("a") == Left(AFTER, 7200, closing=True)
+    assert await world.left("b") == Left(600, 7200)
+
+
+async def test_a_page_that_the_store_has_lost_is_told_again(begin: Begin) -> None:
+    """Whatever the reason: with the next touch, which a page that pings brings on."""
+    world = await begin(Policy(**RULES))
+    page = await world.page("a", "p")
+    await settle()
+    await world.store.touch([Touch(key_of("a"), None, pages=Pages((), ("p",), 100.0))])
+    await world.advance(35)
+    page.ping()
+    await settle()
+    assert page.beat.expires_in == 600
+
+
+async def test_a_storm_of_pages_is_told_in_batches(begin: Begin) -> None:
+    world = await begin(Policy(**RULES))
+    names = [f"s{number}" for number in range(5 * MAX_BATCH)]
+    for name in names:
+        await world.login(name)
+    tickets = [await world.ticket(name) for name in names]
+    for ticket in tickets:
+        FakePage(world.heart, *ticket, world.clock.monotonic, "p").open()
+    await settle()
+    assert [len(batch) for batch in world.toucher.batches] == [MAX_BATCH] * 5
+
+
+async def test_where_pages_are_not_counted_a_page_costs_the_store_nothing(world: World) -> None:
+    page = await world.page("a", "p")
+    page.leave()
+    await settle()
+    assert world.toucher.batches == []
+    assert page.page.id == ""

@@ -11,7 +11,7 @@ from msgspec import Raw
 from keepalive.live import Live, Page
 from keepalive.messages import Ping
 from keepalive.policy import Mode, Policy, Reason
-from keepalive.touchers import Left, Ticket, Touch, key_of
+from keepalive.touchers import MOST_PAGES, Left, Pages, Ticket, Touch, key_of
 
 from .fakes import FakeSocket
 
@@ -142,6 +142,54 @@ def test_a_touch_is_what_was_earned_seen_from_now() -> None:
     observed = live(Mode.OBSERVE)
     observed.heard(Ping(1, idle=10.0), NOW)
     assert observed.touch(NOW) == Touch(KEY, None, 10.0)
+
+
+def counted() -> Live:
+    """A session that ends with its last page."""
+    policy = Policy(idle_timeout=600, end_after_last_page=20)
+    return Live(Ticket(KEY, policy, "ann", Left(600, 3600)), NOW)
+
+
+def test_who_is_here_and_who_has_gone_is_told() -> None:
+    session = counted()
+    assert session.touch(NOW).pages is None
+    pages = [Page(session, FakeSocket(), id=name) for name in ("p", "q", "q")]
+    session.pages = tuple(pages)
+    assert session.touch(NOW).pages == Pages(("p", "q"), (), 20)
+    session.parted(pages[0])
+    session.pages = (pages[2],)
+    assert session.touch(NOW).pages == Pages(("q",), ("p",), 20)
+
+
+def test_where_pages_are_not_counted_nothing_is_told() -> None:
+    session = live()
+    page = Page(session, FakeSocket(), id="p")
+    session.pages = (page,)
+    assert session.touch(NOW).pages is None
+    session.parted(page)
+    assert (session.gone, session.touch(NOW).pages) == ((), None)
+
+
+def test_a_goodbye_is_told_until_the_store_has_confirmed_it() -> None:
+    session = counted()
+    first, second = (Page(session, FakeSocket(), id=name) for name in ("p", "q"))
+    session.parted(first)
+    told = session.touch(NOW)
+    session.parted(second)
+    assert session.touch(NOW).pages == Pages((), ("p", "q"), 20)
+    session.confirm(Left(600, 3600), NOW, told)
+    assert session.touch(NOW).pages == Pages((), ("q",), 20)
+    session.confirm(Left(20, 3600, closing=True), NOW, session.touch(NOW))
+    assert session.touch(NOW).pages is None
+
+
+def test_of_many_pages_the_newest_are_told() -> None:
+    session = counted()
+    names = [f"p{number}" for number in range(MOST_PAGES + 5)]
+    session.pages = tuple(Page(session, FakeSocket(), id=name) for name in names)
+    told = session.touch(NOW).pages
+    assert told is not None
+    assert told.here == tuple(names[5:])
 
 
 @given(

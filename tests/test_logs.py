@@ -4,7 +4,8 @@ import asyncio
 import json
 import logging
 from collections.abc import Iterator
-from io import StringIO
+from io import TextIOWrapper
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -14,9 +15,22 @@ from keepalive.logs import configure
 from .conftest import Serve
 
 
-class Terminal(StringIO):
+class Stream(TextIOWrapper):
+    """Stands in for stderr, and can be read."""
+
+    def __init__(self, path: Path, *, terminal: bool) -> None:
+        super().__init__(path.open("wb", buffering=0), write_through=True)
+        self._path = path
+        self._terminal = terminal
+
     def isatty(self) -> bool:
-        return True
+        return self._terminal
+
+    def getvalue(self) -> str:
+        """All that was logged until now."""
+        for handler in logging.getLogger().handlers:
+            handler.close()
+        return self._path.read_text()
 
 
 @pytest.fixture(autouse=True)
@@ -24,8 +38,21 @@ def _as_before() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
+    for handler in root.handlers:
+        if handler not in handlers:
+            handler.close()
     root.handlers[:] = handlers
     root.setLevel(level)
+
+
+@pytest.fixture(params=[False, True], ids=["elsewhere", "terminal"])
+def stream(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stream]:
+    with Stream(tmp_path / "log", terminal=request.param) as stream:
+        yield stream
+
+
+elsewhere = pytest.mark.parametrize("stream", [False], ids=["elsewhere"], indirect=True)
+on_a_terminal = pytest.mark.parametrize("stream", [True], ids=["terminal"], indirect=True)
 
 
 SECRET = "-".join(["the", "id", "of", "a", "session"])
@@ -38,21 +65,23 @@ def fail(secret: str = SECRET) -> None:
         logging.getLogger("keepalive.heart").exception("could not answer %d pages", 3)
 
 
-def test_elsewhere_each_event_is_a_line_of_json() -> None:
-    stream = StringIO()
+@elsewhere
+def test_elsewhere_each_event_is_a_line_of_json(stream: Stream) -> None:
     configure(stream)
     logging.getLogger("keepalive.web").warning("a line\nbroken in %s", "two")
     logging.getLogger("keepalive.web").debug("not shown")
     fail()
-    first, second = map(json.loads, stream.getvalue().splitlines())
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 2, lines
+    first, second = map(json.loads, lines)
     assert first.pop("timestamp").endswith("Z")
     assert first == {"level": "warning", "logger": "keepalive.web", "event": "a line\nbroken in two"}
     assert (second["event"], second["level"]) == ("could not answer 3 pages", "error")
     assert "RuntimeError: boom" in second["exception"]
 
 
-def test_on_a_terminal_it_is_for_people() -> None:
-    stream = Terminal()
+@on_a_terminal
+def test_on_a_terminal_it_is_for_people(stream: Stream) -> None:
     configure(stream)
     fail()
     text = stream.getvalue()
@@ -62,14 +91,21 @@ def test_on_a_terminal_it_is_for_people() -> None:
     assert not text.startswith("{")
 
 
-@pytest.mark.parametrize("stream", [StringIO(), Terminal()], ids=["elsewhere", "terminal"])
-def test_a_traceback_shows_no_variables(stream: StringIO) -> None:
+@on_a_terminal
+def test_a_terminal_gets_no_control_characters(stream: Stream) -> None:
+    configure(stream)
+    logging.getLogger("keepalive.web").warning("ann\x1b[2J\nforged")
+    text = stream.getvalue()
+    assert r"ann\x1b[2J\nforged" in text
+    assert text.count("\n") == 1
+
+
+def test_a_traceback_shows_no_variables(stream: Stream) -> None:
     configure(stream)
     fail()
     assert SECRET not in stream.getvalue()
 
 
-@pytest.mark.parametrize("stream", [StringIO(), Terminal()], ids=["elsewhere", "terminal"])
 @pytest.mark.parametrize(
     "request_",
     [
@@ -81,13 +117,14 @@ def test_a_traceback_shows_no_variables(stream: StringIO) -> None:
     ],
     ids=["too long", "a NUL", "no token", "a target", "a body"],
 )
-async def test_a_malformed_request_is_not_quoted(serve: Serve, stream: StringIO, request_: bytes) -> None:
+async def test_a_malformed_request_is_not_quoted(serve: Serve, stream: Stream, request_: bytes) -> None:
     """aiohttp's own line would, with a traceback."""
     configure(stream)
     reader, writer = await asyncio.open_connection("127.0.0.1", (await serve(web.Application())).port)
     writer.write(request_)
     assert b" 400 " in await reader.readline()
     writer.close()
-    assert "refused a malformed request" in stream.getvalue()
-    assert "SECRET" not in stream.getvalue()
-    assert "Traceback" not in stream.getvalue()
+    text = stream.getvalue()
+    assert "refused a malformed request" in text
+    assert "SECRET" not in text
+    assert "Traceback" not in text

@@ -18,12 +18,15 @@ from keepalive.messages import (
     CloseCode,
     End,
     Hello,
+    HttpBeat,
     Message,
     Ping,
     Push,
     Wait,
     Warning,
     decode,
+    decode_answer,
+    decode_message,
     encode,
 )
 from keepalive.policy import Mode, Policy, Reason
@@ -317,6 +320,61 @@ def test_any_damaged_ping(cut: int, noise: bytes) -> None:
 )
 def test_what_the_server_says(message: Message, text: bytes) -> None:
     assert encode(message) == text
+    assert decode_message(text) == message
+    assert decode_message(text.decode()) == message
+
+
+# What a client makes of it.
+
+
+def test_a_beat_over_http_has_the_rules() -> None:
+    text = (
+        b'{"type":"beat","n":7,"expires_in":1800.0,"data":{"unread":2},"interval":25.0,"hidden_interval":60.0,'
+        b'"warn_before":60.0,"mode":"presence","who":"3ce0a701b6d1a881"}'
+    )
+    assert decode_answer(text) == HttpBeat(
+        n=7,
+        expires_in=1800.0,
+        data={"unread": 2},
+        interval=25.0,
+        hidden_interval=60.0,
+        warn_before=60.0,
+        mode=Mode.PRESENCE,
+        who="3ce0a701b6d1a881",
+    )
+    assert decode_answer(b'{"type":"wait","n":7,"retry_in":2,"why":"store"}') == Wait(7, 2.0, "store")
+    assert decode_answer(b'{"type":"push","data":1}') is None, "nobody pushes over HTTP"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"[]",
+        b"\xff",
+        b'{"type":"dance"}',
+        b'{"type":"beat"}',
+        b'{"type":"beat","n":"1","expires_in":1}',
+        b'{"n":1,"expires_in":1}',
+        b'{"type":1}',
+        b"[" * 100_000,
+        "\ud800",
+    ],
+)
+def test_what_a_client_cannot_make_sense_of_is_nothing(text: bytes | str) -> None:
+    assert decode_message(text) is None
+    assert decode_answer(text) is None
+
+
+def test_an_end_is_an_end_whatever_the_reason() -> None:
+    assert decode_message(b'{"type":"end","reason":"bored"}') == End(Reason.UNKNOWN)
+    assert decode_answer(b'{"type":"end"}') == End(Reason.UNKNOWN)
+
+
+@given(text=st.binary(max_size=MAX_MESSAGE) | json_values.map(lambda value: json.dumps(value).encode()))
+def test_a_client_survives_anything(text: bytes) -> None:
+    assert isinstance(decode_message(text), Message | None)
+    assert isinstance(decode_answer(text), HttpBeat | Wait | End | None)
 
 
 def test_a_ping_as_a_client_sends_it() -> None:

@@ -56,6 +56,12 @@ def test_the_wheel_holds_the_package_and_the_browser_side(wheel: ZipFile) -> Non
     modules = {f"keepalive/browser/{path.name}" for path in (ROOT / "web").glob("*.js")}
     assert "keepalive/browser/define.js" in modules
     assert modules <= held
+    dashboard = [path for path in (ROOT / "web" / "admin").rglob("*") if path.is_file()]
+    assert {path.name for path in dashboard} >= {"index.html", "admin.js", "admin.css", "uPlot.LICENSE"}
+    assert {f"keepalive/browser/{path.relative_to(ROOT / 'web').as_posix()}" for path in dashboard} <= held
+    transcripts = {f"keepalive/transcripts/{path.name}" for path in (ROOT / "tests/conformance").iterdir()}
+    assert len(transcripts) > 40
+    assert transcripts <= held
 
 
 def test_the_wheel_holds_nothing_else(wheel: ZipFile) -> None:
@@ -63,7 +69,8 @@ def test_the_wheel_holds_nothing_else(wheel: ZipFile) -> None:
     for name in wheel.namelist():
         assert name.startswith(("keepalive/", dist_info))
         assert "node_modules" not in name
-        assert not name.endswith((".json", ".d.ts", ".pyc"))
+        assert not name.endswith((".d.ts", ".pyc"))
+        assert name.startswith("keepalive/transcripts/") or not name.endswith(".json")
 
 
 def test_the_metadata_name_four_requirements_and_the_extras(wheel: ZipFile) -> None:

@@ -28,6 +28,7 @@ def test_the_defaults() -> None:
         "hidden_interval": 25.0,
         "mode": Mode.PRESENCE,
         "touch_every": 60.0,
+        "end_after_last_page": None,
     }
 
 
@@ -61,11 +62,11 @@ def test_a_hidden_page_pings_as_often_unless_told_otherwise() -> None:
 def test_numbers_become_floats_and_the_mode_a_mode() -> None:
     policy = Policy(
         idle_timeout=90, absolute_timeout=90, warn_before=0, ping_interval=30, hidden_interval=40,
-        mode="observe", touch_every=45,
+        mode="observe", touch_every=45, end_after_last_page=50,
     )  # fmt: skip
     assert policy.mode is Mode.OBSERVE
     numbers = [getattr(policy, field.name) for field in fields(policy) if field.name != "mode"]
-    assert numbers == [90.0, 90.0, 0.0, 30.0, 40.0, 45.0]
+    assert numbers == [90.0, 90.0, 0.0, 30.0, 40.0, 45.0, 50.0]
     assert all(type(number) is float for number in numbers)
 
 
@@ -142,6 +143,14 @@ def test_touches_too_far_apart(seconds: float) -> None:
     assert Policy(idle_timeout=600, touch_every=0).touch_every == 0
 
 
+@pytest.mark.parametrize("seconds", [-1, 0, 4.9, 600, nan, inf])
+def test_an_end_with_the_last_page_that_leaves_no_time_for_a_reload(seconds: float) -> None:
+    with pytest.raises(SettingError, match=r"end_after_last_page.*give it 5 seconds or more, but less"):
+        Policy(idle_timeout=600, end_after_last_page=seconds)
+    assert Policy(idle_timeout=600, end_after_last_page=599).end_after_last_page == 599
+    assert Policy(idle_timeout=600, end_after_last_page=5).end_after_last_page == 5
+
+
 def test_an_unknown_mode() -> None:
     with pytest.raises(SettingError, match="no mode 'sleepy': use one of presence, activity, observe"):
         Policy(mode="sleepy")
@@ -154,6 +163,7 @@ def test_the_defaults_need_no_advice() -> None:
     assert Policy().advice() == []
     assert Policy(idle_timeout=180, warn_before=20).advice() == []
     assert Policy(idle_timeout=310, hidden_interval=90).advice() == []
+    assert Policy(end_after_last_page=15).advice() == []
 
 
 @pytest.mark.parametrize(
@@ -164,6 +174,7 @@ def test_the_defaults_need_no_advice() -> None:
         ({"idle_timeout": 309, "hidden_interval": 90}, "too late below 310 s"),
         ({"idle_timeout": 309, "ping_interval": 90, "mode": "activity"}, "too late below 310 s"),
         ({"absolute_timeout": None}, "absolute_timeout is off"),
+        ({"end_after_last_page": 14}, "end_after_last_page is 14 s"),
     ],
 )
 def test_what_is_unwise_is_said(settings: dict[str, Any], words: str) -> None:
@@ -276,15 +287,27 @@ def test_the_verdict() -> None:
     assert verdict(1e12, idle_at=inf, absolute_at=inf) is None
 
 
+def test_who_closes_the_last_page_signs_out() -> None:
+    assert verdict(49.9, idle_at=100.0, absolute_at=200.0, closes_at=50.0) is None
+    assert verdict(50.0, idle_at=100.0, absolute_at=200.0, closes_at=50.0) is Reason.LOGOUT
+    assert verdict(1e12, idle_at=100.0, absolute_at=200.0, closes_at=50.0) is Reason.LOGOUT
+    assert verdict(100.0, idle_at=100.0, absolute_at=200.0, closes_at=100.0) is Reason.IDLE
+    assert verdict(200.0, idle_at=200.0, absolute_at=200.0, closes_at=250.0) is Reason.ABSOLUTE
+
+
 @given(
-    now=moments, idle_at=moments, absolute_at=absolute_moments, later=st.floats(min_value=0, max_value=1e12)
+    now=moments,
+    idle_at=moments,
+    absolute_at=absolute_moments,
+    closes_at=absolute_moments,
+    later=st.floats(min_value=0, max_value=1e12),
 )
 def test_what_is_over_stays_over_for_the_same_reason(
-    now: float, idle_at: float, absolute_at: float, later: float
+    now: float, idle_at: float, absolute_at: float, closes_at: float, later: float
 ) -> None:
-    over = verdict(now, idle_at, absolute_at)
+    over = verdict(now, idle_at, absolute_at, closes_at)
     if over is not None:
-        assert verdict(now + later, idle_at, absolute_at) is over
+        assert verdict(now + later, idle_at, absolute_at, closes_at) is over
 
 
 @given(now=moments, idle_at=moments, absolute_at=moments, until=st.floats())

@@ -18,7 +18,7 @@ import pytest
 from aiohttp import web
 
 import keepalive
-from keepalive import Keepalive
+from keepalive import Keepalive, Limits
 from keepalive.clock import ManualClock
 
 from .conftest import Browse, Connect, Serve
@@ -59,7 +59,8 @@ def open_site(serve: Serve, browse: Browse, connect: Connect, clock: ManualClock
 
     async def open_site(max_rate: float) -> Site:
         app = web.Application()
-        heart = keepalive.setup(app, "memory://", max_rate=max_rate, clock=clock)
+        limits = Limits(messages_per_second=max_rate)
+        heart = keepalive.setup(app, "memory://", limits=limits, clock=clock)
 
         async def login(request: web.Request) -> web.Response:
             await heart.start(request, "ann")

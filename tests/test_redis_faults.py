@@ -172,6 +172,23 @@ async def test_pages_are_told_to_wait(start: Start, redis: RedisServer, fault: s
     assert page.closed is None
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+async def test_a_redis_that_hangs_for_half_a_minute_logs_nobody_out(start: Start, redis: RedisServer) -> None:
+    node = await start(redis.url)
+    pages = [await node.page(f"user {number}") for number in range(20)]
+    redis.stop()
+    began = monotonic()
+    while monotonic() < began + 30:
+        told = await asyncio.gather(*(answer(page) for page in pages))
+        assert all(isinstance(each, Wait) for each in told)
+        await asyncio.sleep(0.2)
+    redis.go_on()
+    assert max(await asyncio.gather(*(beats_again(page) for page in pages))) < 2 * PAUSE
+    assert [page.closed for page in pages] == [None] * 20
+    assert not node.heart.counts.ends
+
+
 async def test_a_paused_redis_is_waited_for(start: Start, redis: RedisServer) -> None:
     node = await start(redis.url)
     page = await node.page("a")

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from keepalive import KeepaliveStorage, Policy, Reason, Seal, SettingError, open_store, passive
 from keepalive.clock import ManualClock, SystemClock
 from keepalive.stores import Record, SessionStore
-from keepalive.touchers import key_of
+from keepalive.touchers import Pages, Touch, key_of
 
 from .conftest import Answer, Browse, Browser, Serve
 
@@ -282,6 +282,18 @@ async def test_passive_requests_do_not(
     assert (await ann.get(path, headers=headers)).json == {"user": "ann"}
     assert await idle_left(store, ann) == 800
     await ann.get("/show", headers={"X-Keepalive": "active"})
+    assert await idle_left(store, ann) == 1800
+
+
+async def test_after_the_last_page_a_request_keeps_the_session_and_a_passive_one_does_not(
+    store: SessionStore, ann: Browser, clock: ManualClock
+) -> None:
+    """So the first request of a reload does, however little it extends."""
+    await store.touch([Touch(key(ann), None, pages=Pages((), ("p",), 1790.0))])
+    clock.advance(1)
+    await ann.get("/poll")
+    assert await idle_left(store, ann) == 1789
+    await ann.get("/show")
     assert await idle_left(store, ann) == 1800
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from keepalive import __version__
 from keepalive.errors import SettingError
+from keepalive.limits import Limits
 from keepalive.policy import Mode, Policy
 from keepalive.settings import SETTINGS, Settings, duration, load
 
@@ -25,10 +26,22 @@ TEXTS = {
     "hidden_interval": "3m",
     "mode": "activity",
     "touch_every": "0",
+    "end_after_last_page": "20s",
     "origin": "https://a.example, https://b.example:8443",
     "secure": "on",
+    "trusted_proxies": "10.0.0.0/8, ::1",
+    "hosts": "a.example b.example",
     "secret_file": "keys.txt",
+    "admin_token_file": "token.txt",
     "drain": "20s",
+    "pages": "1000",
+    "pages_per_session": "2",
+    "pages_per_user": "3",
+    "pages_per_address": "4",
+    "handshakes_per_second": "5",
+    "misses_per_minute": "6",
+    "messages_per_second": "7",
+    "audit": "audit.log",
     "workers": "1",
 }
 SETTLED = Settings(
@@ -42,10 +55,22 @@ SETTLED = Settings(
     hidden_interval=180.0,
     mode=Mode.ACTIVITY,
     touch_every=0.0,
+    end_after_last_page=20.0,
     origin=("https://a.example", "https://b.example:8443"),
     secure=True,
+    trusted_proxies=("10.0.0.0/8", "::1"),
+    hosts=("a.example", "b.example"),
     secret_file=Path("keys.txt"),
+    admin_token_file=Path("token.txt"),
     drain=20.0,
+    pages=1000,
+    pages_per_session=2,
+    pages_per_user=3,
+    pages_per_address=4,
+    handshakes_per_second=5,
+    misses_per_minute=6,
+    messages_per_second=7,
+    audit="audit.log",
     workers=1,
 )
 
@@ -148,8 +173,10 @@ def test_a_wrong_type_in_a_file_is_named_with_the_file(tmp_path: Path, value: st
     assert refusal(config=path).startswith(f"idle_timeout in {path} is ")
 
 
-def test_off_is_for_the_absolute_timeout_alone() -> None:
+def test_off_is_for_what_can_be_switched_off() -> None:
     assert told({"absolute_timeout": "off"}).policy().absolute_timeout is None
+    assert told({"end_after_last_page": "off"}).policy().end_after_last_page is None
+    assert told({"end_after_last_page": "1m"}).policy().end_after_last_page == 60
     assert "--ping-interval is 'off'" in refusal({"ping_interval": "off"})
 
 
@@ -211,7 +238,7 @@ def test_a_slip_in_the_environment_is_told_but_strangers_are_let_be() -> None:
     for slip, meant in {
         "KEEPALIVE_IDLE_TIMOUT": "KEEPALIVE_IDLE_TIMEOUT",
         "KEEPALIVE_PROT": "KEEPALIVE_PORT",
-        "KEEPALIVE_HOTS": "KEEPALIVE_HOST",
+        "KEEPALIVE_HSOT": "KEEPALIVE_HOST",
         "KEEPALIVE_MDOE": "KEEPALIVE_MODE",
         "KEEPALIVE_ORIGINS": "KEEPALIVE_ORIGIN",
         "KEEPALIVE_SECRETS": "KEEPALIVE_SECRET",
@@ -248,7 +275,15 @@ def test_a_file_that_is_none(tmp_path: Path) -> None:
 def test_every_rule_of_a_lifetime_reaches_the_policy() -> None:
     assert SETTLED.policy() == Policy(
         idle_timeout=1200, absolute_timeout=None, warn_before=60, ping_interval=1.5, hidden_interval=180,
-        mode="activity", touch_every=0,
+        mode="activity", touch_every=0, end_after_last_page=20,
+    )  # fmt: skip
+
+
+def test_every_limit_reaches_the_server() -> None:
+    assert told().limits() == Limits()
+    assert SETTLED.limits() == Limits(
+        pages=1000, pages_per_session=2, pages_per_user=3, pages_per_address=4,
+        handshakes_per_second=5, misses_per_minute=6, messages_per_second=7,
     )  # fmt: skip
 
 

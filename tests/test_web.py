@@ -18,7 +18,7 @@ from aiohttp_session import SimpleCookieStorage, get_session
 from aiohttp_session import setup as setup_sessions
 
 import keepalive
-from keepalive import Hooks, KeepaliveStorage, Policy, Reason, SettingError, open_store
+from keepalive import Hooks, KeepaliveStorage, Limits, Policy, Reason, SettingError, open_store
 from keepalive import web as keepalive_web
 from keepalive.assets import browser_files
 from keepalive.clock import ManualClock
@@ -654,6 +654,69 @@ async def test_a_policy_for_each_session(serve: Serve, browse: Browse) -> None:
 # Settings.
 
 
+@pytest.mark.parametrize(
+    ("query", "known"),
+    [
+        ("?page=aB3_-", True),
+        ("?page=" + 32 * "x", True),
+        ("?page=" + 33 * "x", False),
+        ("?page=", False),
+        ("?page=a%20b", False),
+        ("?page=%C3%A9", False),
+        ("?page=a%0A", False),
+        ("", False),
+    ],
+)
+async def test_what_a_page_calls_itself(serve: Serve, browse: Browse, query: str, known: bool) -> None:
+    """A name that is none is no error: the page gets one."""
+    names: list[str] = []
+    hooks = Hooks(on_open=lambda page: names.append(page.id))
+    policy = Policy(end_after_last_page=20)
+    ann = await signed_in(browse, (await serve(make_app(policy=policy, hooks=hooks))).port, "ann")
+    for _ in range(2):
+        page = await ann.page(f"/keepalive/ws{query}")
+        assert (page.status, (await page.message())["type"]) == (101, "hello")
+    first, second = names
+    assert (first == second) is known
+    if known:
+        assert first == query.removeprefix("?page=")
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]{1,32}", name) for name in names)
+
+
+async def test_who_closes_the_last_page_signs_out(serve: Serve, browse: Browse, clock: ManualClock) -> None:
+    app = make_app(policy=Policy(end_after_last_page=20), clock=clock)
+    ann = await signed_in(browse, (await serve(app)).port, "ann")
+
+    async def left() -> float:
+        return float((await ann.get("/keepalive/state")).json["expires_in"])
+
+    async def until_it_closes() -> None:
+        async with asyncio.timeout(DEADLINE):
+            while await left() > 20:
+                await asyncio.sleep(0.01)
+
+    async def close(page: RawPage, code: int) -> None:
+        assert await page.leave(code) == code
+        page.cut()  # the server's own limit goes by the clock, which stands still
+
+    pages = [await ann.page(f"/keepalive/ws?page={name}") for name in ("p", "q")]
+    for page in pages:
+        await page.message()
+        await close(page, 1001)
+    await until_it_closes()
+    clock.advance(19)
+    assert (await ann.get("/whoami")).json == "ann"  # on its way to another page, which never opens
+    assert await left() == 1800
+    last = await ann.page("/keepalive/ws?page=r")
+    await last.message()
+    await close(last, 1000)
+    await until_it_closes()
+    clock.advance(20)
+    late = await ann.page("/keepalive/ws?page=s")
+    assert await ended(late) == ("logout", 4503)
+    assert (await ann.get("/whoami")).json is None
+
+
 async def test_a_prefix(serve: Serve, browse: Browse) -> None:
     port = (await serve(make_app(prefix="/live"))).port
     ann = await signed_in(browse, port, "ann")
@@ -811,7 +874,7 @@ async def test_no_other_files(port: int, connect: Connect, name: str) -> None:
 
 
 async def test_all_sockets_are_told_of_a_restart(serve: Serve, browse: Browse) -> None:
-    server = await serve(make_app(), shutdown_timeout=60)
+    server = await serve(make_app(limits=Limits(pages_per_session=50)), shutdown_timeout=60)
     ann = await signed_in(browse, server.port, "ann")
     pages = [await ann.page() for _ in range(50)]
     before = asyncio.all_tasks()

@@ -5,8 +5,9 @@ from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from ..clock import Clock, SystemClock
-from ..errors import SettingError
+from ..errors import SettingError, StoreError
 from ..policy import Policy, Reason
+from ..presence import Roll
 from ..touchers import Left, Toucher
 
 
@@ -38,6 +39,10 @@ class SessionStore(Toucher, Protocol):
     @property
     def forgets(self) -> bool:
         """Whether its sessions are gone with this process."""
+
+    @property
+    def roll(self) -> Roll:
+        """Who is here, over all processes that share the store."""
 
     async def open(self) -> None:
         """Make ready for use.
@@ -83,19 +88,37 @@ class SessionStore(Toucher, Protocol):
         """
 
 
+def check_user(user: str | None) -> None:
+    """See that every store can hold this name.
+
+    Raises:
+        StoreError: UTF-8 has no form for it.
+    """
+    try:
+        (user or "").encode()
+    except UnicodeEncodeError as error:
+        raise StoreError(
+            "a user's name has half of a character in it (a lone surrogate)",
+            "refuse such a name where it comes in",
+        ) from error
+
+
+_REDIS = {f"{tls}{kind}" for tls in ("redis", "rediss") for kind in ("", "+sentinel", "+cluster")}
+
+
 def open_store(url: str, *, clock: Clock | None = None) -> SessionStore:
     """The store for a URL, not opened yet.
 
     Args:
         url: `memory://`, `sqlite:///relative/path` or `sqlite:////absolute/path`, or with the extra `redis`
-            `redis://`, `rediss://`, `redis+sentinel://` or `redis+cluster://`.
+            `redis://`, `redis+sentinel://` or `redis+cluster://`, with `rediss` for TLS.
         clock: whose wall time decides; by default the machine's, or that of Redis.
 
     Raises:
         SettingError: no store goes by such a URL.
     """
     parts = urlsplit(url)
-    if parts.scheme in ("redis", "rediss", "redis+sentinel", "redis+cluster"):
+    if parts.scheme in _REDIS:
         try:
             from .redis import RedisStore
         except ModuleNotFoundError as error:

@@ -5,11 +5,11 @@ differ in a rule. All times are wall times of the store's clock, in seconds.
 """
 
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite
 from typing import Self
 
 from ..policy import Policy, Reason, extended, is_evidence, verdict
-from ..touchers import Left, Touch
+from ..touchers import MOST_PAGES, Left, Pages, Touch
 
 KEEP_OVER = 86400.0
 """For how many seconds a session that is over is remembered at least, so that a page that wakes up
@@ -18,7 +18,7 @@ late, or comes right after the absolute deadline, hears the reason rather than `
 
 def changes(line: Touch) -> bool:
     """Whether a line of a batch changes a session that lives; otherwise it merely asks."""
-    return line.keep is not None or line.idle is not None
+    return line.keep is not None or line.idle is not None or line.pages is not None
 
 
 @dataclass(slots=True)
@@ -32,6 +32,10 @@ class Lifetime:
     ended_at: float | None = None
     reason: Reason | None = None
     """Why it was ended; deadlines that pass by themselves leave no mark."""
+    closes_at: float = inf
+    """When it ends because its last page was closed."""
+    pages: tuple[str, ...] = ()
+    """The ids of its open pages, where they are counted; the newest last."""
 
     @classmethod
     def begin(cls, now: float, policy: Policy) -> Self:
@@ -40,11 +44,13 @@ class Lifetime:
 
     def over(self, now: float) -> Reason | None:
         """Why the session is over at `now`; `None` while it lives."""
-        return self.reason or verdict(now, self.idle_at, self.absolute_at)
+        return self.reason or verdict(now, self.idle_at, self.absolute_at, self.closes_at)
 
     def left(self, now: float) -> Left | Reason:
         """What remains at `now`, or why the session is over."""
-        return self.over(now) or Left(self.idle_at - now, self.absolute_at - now)
+        return self.over(now) or Left(
+            min(self.idle_at, self.closes_at) - now, self.absolute_at - now, closing=self.closes_at < inf
+        )
 
     def touch(self, now: float, line: Touch, asked_at: float) -> Left | Reason:
         """Apply a line of a batch that was asked for at `asked_at`; what is over stays over.
@@ -57,7 +63,21 @@ class Lifetime:
                 self.idle_at = extended(self.idle_at, self.absolute_at, asked_at + line.keep)
             if is_evidence(line.idle):
                 self.last_active = max(self.last_active, asked_at - line.idle)
+            if line.pages is None:
+                self.closes_at = inf
+            else:
+                self._count(line.pages, asked_at)
         return self.left(now)
+
+    def _count(self, pages: Pages, asked_at: float) -> None:
+        """Note which pages are open; with the last of them begins the end."""
+        here, gone, end_after = pages
+        others = tuple(page for page in self.pages if page not in here and page not in gone)
+        self.pages = (others + here)[-MOST_PAGES:]
+        if here:
+            self.closes_at = inf
+        elif gone and not self.pages:
+            self.closes_at = min(self.closes_at, asked_at + end_after)
 
     def end(self, now: float, reason: Reason) -> bool:
         """End the session unless it is over already; the first reason stands. Whether it lived."""

@@ -7,8 +7,9 @@ from ..clock import Clock
 from ..errors import StoreError, StoreUnavailable
 from ..policy import Policy, Reason
 from ..touchers import Ended, Left, Touch
-from . import Record
+from . import Record, check_user
 from .lifetime import Lifetime
+from .memory_roll import MemoryRoll
 from .watches import Watches
 
 
@@ -37,6 +38,7 @@ class MemoryStore:
         self._open = False
         self._sessions: dict[bytes, _Session] = {}
         self._watches = Watches()
+        self.roll = MemoryRoll(self._now, self._idle)
 
     async def open(self) -> None:
         self._open = True
@@ -47,6 +49,7 @@ class MemoryStore:
         self._watches.finish()
 
     async def create(self, key: bytes, *, data: bytes, user: str | None, policy: Policy) -> Left:
+        check_user(user)
         return self._create(self._now(), key, data, user, policy)
 
     async def load(self, key: bytes) -> Record | Reason:
@@ -57,6 +60,7 @@ class MemoryStore:
         return Record(session.data, session.user, session.created, left)
 
     async def save(self, key: bytes, *, data: bytes, user: str | None) -> Left | Reason:
+        check_user(user)
         left = await self.peek(key)
         if isinstance(left, Left):
             session = self._sessions[key]
@@ -80,12 +84,14 @@ class MemoryStore:
         return self._end(self._now(), key, reason)
 
     async def rotate(self, old: bytes, new: bytes, *, data: bytes, user: str | None, policy: Policy) -> Left:
+        check_user(user)
         now = self._now()
         left = self._create(now, new, data, user, policy)
         self._end(now, old, Reason.ROTATED)
         return left
 
     async def end_user(self, user: str, reason: Reason, *, keep: bytes | None = None) -> int:
+        check_user(user)
         now = self._now()
         keys = [key for key, session in self._sessions.items() if session.user == user and key != keep]
         return sum(self._end(now, key, reason) for key in keys)
@@ -108,6 +114,10 @@ class MemoryStore:
         if not self._open:
             raise StoreUnavailable("the session store is not open", "await open() first")
         return self._clock.wall()
+
+    def _idle(self, key: bytes) -> float | None:
+        session, now = self._sessions.get(key), self._now()
+        return None if session is None or session.life.over(now) else now - session.life.last_active
 
     def _create(self, now: float, key: bytes, data: bytes, user: str | None, policy: Policy) -> Left:
         if key in self._sessions:

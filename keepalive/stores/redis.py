@@ -17,9 +17,11 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from ..clock import Clock
 from ..errors import StoreError, StoreUnavailable
 from ..policy import Policy, Reason, is_evidence
-from ..touchers import Ended, Left, Touch
-from . import Record, redis_scripts
+from ..tasks import stop
+from ..touchers import MOST_PAGES, Ended, Left, Pages, Touch
+from . import Record, check_user, redis_scripts
 from .redis_link import PAUSE, RedisLink, Script
+from .redis_roll import RedisRoll
 from .watches import Watches
 
 log = logging.getLogger(__name__)
@@ -28,10 +30,15 @@ BUCKETS = 32
 """Into how many slots of a Cluster the sessions go: enough to share the load, few enough for batches."""
 _TOLD = 10_000
 """How many ends are remembered, for one that this process has made comes back to it."""
+_UNSURE = 60.0
+"""A Redis that was lost may have taken with it the ends of so many seconds before."""
 _OPENING = 2.0
 """How long a start waits for the subscription, in seconds."""
 
-_CREATE, _ROTATE, _LOAD, _SAVE, _TOUCH, _END, _LIST = map(
+_LOOKED_AT = 20
+"""Of how many sessions of a user a login finds out whether they are over."""
+
+_CREATE, _ROTATE, _LOAD, _SAVE, _TOUCH, _END, _LIST, _UNLIST = map(
     Script.of,
     (
         redis_scripts.CREATE,
@@ -41,6 +48,7 @@ _CREATE, _ROTATE, _LOAD, _SAVE, _TOUCH, _END, _LIST = map(
         redis_scripts.TOUCH,
         redis_scripts.END,
         redis_scripts.LIST,
+        redis_scripts.UNLIST,
     ),
 )
 
@@ -49,8 +57,9 @@ class RedisStore:
     """A `SessionStore` in Redis 7 or newer, alone, with Sentinels, or as a Cluster.
 
     An end reaches all nodes by publish and subscribe. What is acknowledged is as safe as Redis is set
-    up to make it (`appendfsync`, replicas). In a Cluster, `rotate` ends the old session before it begins
-    the new one: a fault in between signs the user out, and nothing worse.
+    up to make it (`appendfsync`, replicas); but ends that it lost, in a fail-over to a replica that lagged
+    or in a power cut, are made again by every store that had heard of them. In a Cluster, `rotate` ends
+    the old session before it begins the new one: a fault in between signs the user out, and nothing worse.
 
     Args:
         url: see `RedisLink`; `?prefix=app:` is what all keys and the channel begin with instead of
@@ -72,9 +81,13 @@ class RedisStore:
         self._channel = f"{self._prefix}ends"
         self._clock = clock
         self._watches = Watches()
+        self.roll = RedisRoll(self._run, self._prefix, self._keys)
         self._listening: asyncio.Task[None] | None = None
         self._subscribed = asyncio.Event()
-        self._told: OrderedDict[bytes, None] = OrderedDict()
+        self._told: OrderedDict[bytes, tuple[Reason, float]] = OrderedDict()
+        """The newest ends, and when they were heard of, on the loop's clock."""
+        self._lost_at = inf
+        """Since when the subscription is lost, on that clock."""
         self._redis_at = inf
         """What Redis said the time was, in microseconds,"""
         self._heard_at = 0.0
@@ -98,13 +111,12 @@ class RedisStore:
 
     async def close(self) -> None:
         listening, self._listening = self._listening, None
-        if listening is not None:
-            listening.cancel()
-            await asyncio.gather(listening, return_exceptions=True)
+        await stop(listening)
         await self._link.close()
         self._watches.finish()
 
     async def create(self, key: bytes, *, data: bytes, user: str | None, policy: Policy) -> Left:
+        check_user(user)
         await self._list(key, user, policy.absolute_timeout)
         answer = await self._run(_CREATE, self._keys(key), data, _name(user), *_timeouts(policy))
         return _begun(answer)
@@ -113,14 +125,14 @@ class RedisStore:
         answer = await self._run(_LOAD, self._keys(key))
         if isinstance(answer, bytes):
             return _reason(answer)
-        idle, absolute, data, user, created = answer
+        idle, absolute, closing, data, user, created = answer
         if data is None:  # Redis has thrown it out, to make room
             return Reason.UNKNOWN
-        return Record(
-            data, None if user is None else user[1:].decode(), created / 1e6, _left([idle, absolute])
-        )
+        left = _left([idle, absolute, closing])
+        return Record(data, None if user is None else user[1:].decode(), created / 1e6, left)
 
     async def save(self, key: bytes, *, data: bytes, user: str | None) -> Left | Reason:
+        check_user(user)
         answer = await self._run(_SAVE, self._keys(key), data, _name(user), "")
         if isinstance(answer, list) and len(answer) == 1:  # another user, who has to be listed first
             (absolute,) = answer
@@ -151,6 +163,7 @@ class RedisStore:
         return await self._end(key, reason, None)
 
     async def rotate(self, old: bytes, new: bytes, *, data: bytes, user: str | None, policy: Policy) -> Left:
+        check_user(user)
         await self._list(new, user, policy.absolute_timeout)
         begin = (data, _name(user), *_timeouts(policy))
         if self._link.clustered:
@@ -166,6 +179,7 @@ class RedisStore:
         return _begun(began or 0)
 
     async def end_user(self, user: str, reason: Reason, *, keep: bytes | None = None) -> int:
+        check_user(user)
         keys = await self._link.names(self._list_of(user))
         ended = [await self._end(key, reason, user) for key in keys if key != keep]
         return sum(ended)
@@ -186,8 +200,8 @@ class RedisStore:
         for line in batch:
             keys += self._keys(line.key)
             idle = line.idle if is_evidence(line.idle) else None
-            lines += (_micros(line.keep), _micros(idle))
-        now, *answers = await self._run(_TOUCH, keys, self._asked_at(), *lines)
+            lines += (_micros(line.keep), _micros(idle), _pages(line.pages))
+        now, *answers = await self._run(_TOUCH, keys, self._asked_at(), str(MOST_PAGES), *lines)
         self._redis_at, self._heard_at = float(now), asyncio.get_running_loop().time()
         return [_verdict(answer) for answer in answers]
 
@@ -207,9 +221,20 @@ class RedisStore:
         return bool(ended)
 
     async def _list(self, key: bytes, user: str | None, absolute: float | None) -> None:
-        """Have a session found by its user. Before it is theirs: what is listed in vain does no harm."""
-        if user is not None:
-            await self._run(_LIST, [self._list_of(user)], key, _micros(absolute))
+        """Have a session found by its user. Before it is theirs: what is listed in vain does no harm.
+
+        The list forgets what is over. In a Cluster it has no slot in common with the sessions, so they
+        are looked at from here.
+        """
+        if user is None:
+            return
+        names = [self._list_of(user)]
+        due = await self._run(_LIST, names, key, _micros(absolute), str(_LOOKED_AT))
+        if due:
+            answers = await self.touch([Touch(each, None) for each in due])
+            over = [each for each, answer in zip(due, answers, strict=True) if isinstance(answer, Reason)]
+            if over:
+                await self._run(_UNLIST, names, *over)
 
     async def _run(self, script: Script, keys: Sequence[str], *args: bytes | str) -> Any:
         return await self._link.run(script, keys, self._now(), *args)
@@ -224,20 +249,32 @@ class RedisStore:
                 pass  # whoever asks is told
             except Exception:
                 log.exception("the subscription to ends broke off; subscribing anew")
+            self._lost_at = min(self._lost_at, asyncio.get_running_loop().time())
             await asyncio.sleep(PAUSE)
 
-    def _has_subscribed(self) -> None:
+    async def _has_subscribed(self) -> None:
         if self._subscribed.is_set():  # not for the first time
+            await self._end_again()
             self._watches.lose(
                 StoreUnavailable("the subscription to ends was lost for a while", "ask anew for all sessions")
             )
+        self._lost_at = inf
         self._subscribed.set()
+
+    async def _end_again(self) -> None:
+        """Make the ends again that Redis may have lost with the subscription."""
+        doubtful = [(key, reason) for key, (reason, at) in self._told.items() if at > self._lost_at - _UNSURE]
+        lost = 0
+        for key, reason in doubtful:
+            lost += await self._end(key, reason, None)
+        if lost:
+            log.warning("Redis had lost %d ends that were acknowledged; they have been made again", lost)
 
     def _tell(self, ended: Ended) -> None:
         """Each end once, whether it was made here or comes from afar: no session ends twice."""
         if ended.key in self._told:
             return
-        self._told[ended.key] = None
+        self._told[ended.key] = (ended.reason, asyncio.get_running_loop().time())
         if len(self._told) > _TOLD:
             self._told.popitem(last=False)
         self._watches.tell([ended])
@@ -262,6 +299,13 @@ def _micros(seconds: float | None) -> str:
     return "" if seconds is None else f"{seconds * 1e6:.0f}"
 
 
+def _pages(pages: Pages | None) -> str:
+    if pages is None:
+        return ""
+    signed = [f"-{page}" for page in pages.gone if page not in pages.here]
+    return " ".join([_micros(pages.end_after), *signed, *(f"+{page}" for page in pages.here)])
+
+
 def _timeouts(policy: Policy) -> tuple[str, str]:
     return _micros(policy.idle_timeout), _micros(policy.absolute_timeout)
 
@@ -277,8 +321,8 @@ def _verdict(answer: Any) -> Left | Reason:
 
 
 def _left(answer: Sequence[int]) -> Left:
-    idle, absolute = answer
-    return Left(idle / 1e6, inf if absolute < 0 else absolute / 1e6)
+    idle, absolute, closing = answer
+    return Left(idle / 1e6, inf if absolute < 0 else absolute / 1e6, closing=bool(closing))
 
 
 def _reason(word: bytes) -> Reason:

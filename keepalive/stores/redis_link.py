@@ -1,13 +1,14 @@
 """`RedisLink`: the way to Redis, with a deadline for every question, and closed while nobody answers."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from hashlib import sha1
 from typing import Any, NamedTuple
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
@@ -60,14 +61,16 @@ class RedisLink:
 
     Args:
         url: `redis://` or `rediss://` as redis-py has them, `redis+sentinel://user:password@host:port,host:port/
-            service/database`, or `redis+cluster://user:password@host:port,host:port`.
+            service/database`, or `redis+cluster://user:password@host:port,host:port`. With TLS, also to the
+            Sentinels, these begin with `rediss+`, and take redis-py's `?ssl_ca_certs=` and its like;
+            `?sentinel_username=` and `?sentinel_password=` are for the Sentinels themselves.
 
     Raises:
         SettingError: the URL cannot be read; it is not quoted, for it may hold a password.
     """
 
     def __init__(self, url: str) -> None:
-        self.clustered = urlsplit(url).scheme == "redis+cluster"
+        self.clustered = urlsplit(url).scheme.endswith("+cluster")
         self._make = _clients_for(url)
         self._client: Any = None
         self._guides: list[Redis] = []
@@ -112,8 +115,8 @@ class RedisLink:
         names: list[bytes] = await self._ask(read)
         return names
 
-    async def listen(self, channel: str, subscribed: Callable[[], None]) -> AsyncIterator[bytes]:
-        """What is published on a channel, from when `subscribed` has been called.
+    async def listen(self, channel: str, subscribed: Callable[[], Awaitable[None]]) -> AsyncIterator[bytes]:
+        """What is published on a channel, from when `subscribed` is called.
 
         Raises:
             StoreUnavailable: the subscription was lost; nobody knows what was published since.
@@ -139,7 +142,7 @@ class RedisLink:
                         continue
                     asked = False
                     if message["type"] == "subscribe":
-                        subscribed()
+                        await subscribed()
                     elif message["type"] == "message":
                         yield message["data"]
         except _FAULTS as error:
@@ -197,6 +200,11 @@ def _explained(error: BaseException) -> StoreError:
                 "Redis refuses this user",
                 "check the password, and give the user the commands in docs/cluster.md",
             )
+        case ResponseError() if str(error).startswith("NOREPLICAS"):
+            return StoreUnavailable(
+                "Redis has too few replicas in touch",
+                "see to the replicas, or lower its min-replicas-to-write",
+            )
         case ResponseError():
             return StoreUnavailable(
                 f"Redis refuses a command ({type(error).__name__})",
@@ -218,12 +226,15 @@ def _clients_for(url: str) -> Callable[[], Sequence[Any]]:
             Redis.from_url(url)  # to find out now what is wrong with it
             return lambda: [Redis.from_url(url, **options)]
         user = {"username": unquote(parts.username or ""), "password": unquote(parts.password or "")}
-        if parts.scheme == "redis+sentinel":
+        query = dict(parse_qsl(parts.query))
+        if parts.scheme.endswith("+sentinel"):
+            watch = {name: query.pop(f"sentinel_{name}", "") for name in user}
+            options |= _tls(parts, query)
             hosts = _hosts(parts, _SENTINEL_PORT)
             service, _, database = parts.path.strip("/").partition("/")
             if not service:
                 raise ValueError
-            guide = options | {"socket_timeout": _SENTINEL, "socket_connect_timeout": _SENTINEL}
+            guide = options | watch | {"socket_timeout": _SENTINEL, "socket_connect_timeout": _SENTINEL}
             options |= user | {"db": int(database or 0)}
             make: Callable[..., Any] = Sentinel  # redis-py has no types for it
 
@@ -232,15 +243,28 @@ def _clients_for(url: str) -> Callable[[], Sequence[Any]]:
                 return sentinel.master_for(service), *sentinel.sentinels
 
             return guided
-        options |= user
+        options |= _tls(parts, query) | user
         nodes = _hosts(parts, _PORT)
         return lambda: [RedisCluster(startup_nodes=[ClusterNode(*node) for node in nodes], **options)]
     except ValueError:
         raise SettingError(
             f"this {parts.scheme} URL names no Redis",
             "write it like redis://host:6379/0, redis+sentinel://one:26379,two:26379/service, or"
-            " redis+cluster://one:6379,two:6379",
+            " redis+cluster://one:6379,two:6379, and rediss for redis where there is TLS",
         ) from None
+
+
+def _tls(parts: SplitResult, query: Mapping[str, str]) -> dict[str, Any]:
+    """How to speak TLS, by the names that redis-py has for it; nothing where it is not asked for."""
+    if not parts.scheme.startswith("rediss"):
+        if query:
+            raise ValueError
+        return {}
+    options = {"ssl": True, **parse_url(f"rediss://host?{urlencode(query)}")}
+    del options["host"], options["connection_class"]
+    if not all(name.startswith("ssl") for name in options):
+        raise ValueError
+    return options
 
 
 def _hosts(parts: SplitResult, port: int) -> list[tuple[str, int]]:

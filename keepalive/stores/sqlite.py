@@ -14,19 +14,20 @@ from ..clock import Clock
 from ..errors import StoreError, StoreUnavailable
 from ..policy import Policy, Reason
 from ..touchers import Ended, Left, Touch
-from . import Record
+from . import Record, check_user
 from .lifetime import KEEP_OVER, Lifetime, changes
 from .sqlite_file import read_reason
+from .sqlite_roll import SqliteRoll
 from .sqlite_thread import Safety, SqliteThread
 from .watches import Watches
 
 _FIND = """
-SELECT last_seen, last_active, idle_at, absolute_at, ended_at, reason
+SELECT last_seen, last_active, idle_at, absolute_at, ended_at, reason, closes_at, pages
 FROM sessions
 WHERE key = ?
 """
 _LOAD = """
-SELECT last_seen, last_active, idle_at, absolute_at, ended_at, reason, user, created, data
+SELECT last_seen, last_active, idle_at, absolute_at, ended_at, reason, closes_at, pages, user, created, data
 FROM sessions LEFT JOIN contents USING (key)
 WHERE key = ?
 """
@@ -35,7 +36,7 @@ WHERE key = ?
 # JSON cannot hold bytes, so the keys come as one blob beside it, 32 bytes each.
 _FIND_BATCH = """
 SELECT json_group_array(
-    json_array(line.value, last_seen, last_active, idle_at, absolute_at, ended_at, reason)
+    json_array(line.value, last_seen, last_active, idle_at, absolute_at, ended_at, reason, closes_at, pages)
 )
 FROM json_each(:lines) AS line
 JOIN sessions ON sessions.key = substr(:keys, 1 + 32 * line.value, 32)
@@ -44,7 +45,9 @@ _MOVE_BATCH = """
 UPDATE sessions
 SET last_seen = :now,
     last_active = json_extract(line.value, '$[0]'),
-    idle_at = json_extract(line.value, '$[1]')
+    idle_at = json_extract(line.value, '$[1]'),
+    closes_at = json_extract(line.value, '$[2]'),
+    pages = json_extract(line.value, '$[3]')
 FROM json_each(:lines) AS line
 WHERE sessions.key = substr(:keys, 1 + 32 * line.key, 32)
 """
@@ -60,7 +63,10 @@ SELECT count(*), max(key) FROM (SELECT key FROM sessions WHERE key > ? ORDER BY 
 """
 _EMPTY = """
 DELETE FROM contents
-WHERE key IN (SELECT key FROM sessions WHERE key > :after AND key <= :last AND idle_at <= :now)
+WHERE key IN (
+    SELECT key FROM sessions
+    WHERE key > :after AND key <= :last AND min(idle_at, coalesce(closes_at, idle_at)) <= :now
+)
 """
 # Lifetime.forgettable, for a slice.
 _FORGET = """
@@ -95,6 +101,7 @@ class SqliteStore:
         self._clock = clock
         self._watches = Watches()
         self._thread: SqliteThread | None = None
+        self.roll = SqliteRoll(self._run, clock.wall, lambda db, key: _idle(db, clock.wall(), key))
 
     async def open(self) -> None:
         thread = SqliteThread(self.path, self._watches)
@@ -108,6 +115,8 @@ class SqliteStore:
         self._watches.finish()
 
     async def create(self, key: bytes, *, data: bytes, user: str | None, policy: Policy) -> Left:
+        check_user(user)
+
         def work(db: sqlite3.Connection) -> Left:
             return _create(db, self._clock.wall(), key, data=data, user=user, policy=policy)
 
@@ -125,6 +134,8 @@ class SqliteStore:
         return await self._run(work, Safety.READ)
 
     async def save(self, key: bytes, *, data: bytes, user: str | None) -> Left | Reason:
+        check_user(user)
+
         def work(db: sqlite3.Connection) -> Left | Reason:
             left = _left(db, self._clock.wall(), key)
             if isinstance(left, Left):
@@ -146,6 +157,8 @@ class SqliteStore:
         return await self._run(lambda db: _end(db, self._clock.wall(), [key], reason) == 1, Safety.FULL)
 
     async def rotate(self, old: bytes, new: bytes, *, data: bytes, user: str | None, policy: Policy) -> Left:
+        check_user(user)
+
         def work(db: sqlite3.Connection) -> Left:
             now = self._clock.wall()
             left = _create(db, now, new, data=data, user=user, policy=policy)
@@ -155,6 +168,8 @@ class SqliteStore:
         return await self._run(work, Safety.FULL)
 
     async def end_user(self, user: str, reason: Reason, *, keep: bytes | None = None) -> int:
+        check_user(user)
+
         def work(db: sqlite3.Connection) -> int:
             keys = db.execute(
                 "SELECT key FROM sessions WHERE user = ? AND key IS NOT ?", (user, keep)
@@ -222,6 +237,11 @@ def _left(db: sqlite3.Connection, now: float, key: bytes) -> Left | Reason:
     return Reason.UNKNOWN if life is None else life.left(now)
 
 
+def _idle(db: sqlite3.Connection, now: float, key: bytes) -> float | None:
+    life = _find(db, key)
+    return None if life is None or life.over(now) else now - life.last_active
+
+
 def _touch(
     db: sqlite3.Connection, now: float, batch: Sequence[Touch], asked_at: float
 ) -> list[Left | Reason]:
@@ -238,7 +258,10 @@ def _touch(
         if isinstance(result, Left) and changes(line)
     }
     if moved:
-        values = [(_micros(life.last_active), _micros(life.idle_at)) for life in moved.values()]
+        values = [
+            (_micros(life.last_active), _micros(life.idle_at), _micros(life.closes_at), " ".join(life.pages))
+            for life in moved.values()
+        ]
         lines = json.encode(values).decode()
         db.execute(_MOVE_BATCH, {"now": _micros(asked_at), "lines": lines, "keys": b"".join(moved)})
     return results
@@ -276,8 +299,8 @@ def _sweep(db: sqlite3.Connection, now: float, after: bytes) -> tuple[int, bytes
 
 
 def _lifetime(times: Sequence[Any]) -> Lifetime:
-    """From the first six columns of `_FIND` and its like."""
-    last_seen, last_active, idle_at, absolute_at, ended_at, reason = times
+    """From the first eight columns of `_FIND` and its like."""
+    last_seen, last_active, idle_at, absolute_at, ended_at, reason, closes_at, pages = times
     return Lifetime(
         _seconds(last_seen),
         _seconds(last_active),
@@ -285,6 +308,8 @@ def _lifetime(times: Sequence[Any]) -> Lifetime:
         inf if absolute_at is None else _seconds(absolute_at),
         None if ended_at is None else _seconds(ended_at),
         None if reason is None else read_reason(reason),
+        inf if closes_at is None else _seconds(closes_at),
+        tuple(pages.split()),
     )
 
 

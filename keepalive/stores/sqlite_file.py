@@ -13,7 +13,82 @@ from ..errors import StoreCorrupt, StoreError, StoreUnavailable
 from ..policy import Reason
 
 APPLICATION_ID = 0x6B656570  # "keep"
-VERSION = 1
+VERSION = 2
+_ADDED = {
+    1: """
+ALTER TABLE sessions ADD COLUMN closes_at INTEGER;
+ALTER TABLE sessions ADD COLUMN pages TEXT NOT NULL DEFAULT '';
+""",
+}
+"""What each version lacks of the next."""
+# Who is here, by node, and counted. What counts is only ever inserted and deleted.
+_ROLL = (
+    """
+CREATE TABLE nodes (
+    name TEXT PRIMARY KEY,
+    number INTEGER NOT NULL,
+    until INTEGER NOT NULL,
+    stats BLOB NOT NULL
+) STRICT, WITHOUT ROWID""",
+    """
+CREATE TABLE online (
+    node TEXT NOT NULL,
+    key BLOB NOT NULL,
+    user TEXT,
+    pages INTEGER NOT NULL,
+    PRIMARY KEY (node, key)
+) STRICT, WITHOUT ROWID""",
+    """
+CREATE TABLE online_sessions (
+    key BLOB PRIMARY KEY,
+    pages INTEGER NOT NULL
+) STRICT, WITHOUT ROWID""",
+    """
+CREATE TABLE online_users (
+    user TEXT PRIMARY KEY,
+    sessions INTEGER NOT NULL
+) STRICT, WITHOUT ROWID""",
+    """
+CREATE TABLE presence (
+    pages INTEGER NOT NULL,
+    sessions INTEGER NOT NULL,
+    users INTEGER NOT NULL
+) STRICT""",
+    """
+INSERT INTO presence VALUES (0, 0, 0)""",
+    """
+CREATE TRIGGER online_comes AFTER INSERT ON online BEGIN
+    UPDATE presence SET pages = pages + new.pages;
+    INSERT INTO online_sessions VALUES (new.key, new.pages)
+        ON CONFLICT (key) DO UPDATE SET pages = pages + excluded.pages;
+    INSERT INTO online_users SELECT new.user, 1 WHERE new.user IS NOT NULL
+        ON CONFLICT (user) DO UPDATE SET sessions = sessions + 1;
+END""",
+    """
+CREATE TRIGGER online_goes AFTER DELETE ON online BEGIN
+    UPDATE presence SET pages = pages - old.pages;
+    UPDATE online_sessions SET pages = pages - old.pages WHERE key = old.key;
+    DELETE FROM online_sessions WHERE key = old.key AND pages = 0;
+    UPDATE online_users SET sessions = sessions - 1 WHERE user = old.user;
+    DELETE FROM online_users WHERE user = old.user AND sessions = 0;
+END""",
+    """
+CREATE TRIGGER session_comes AFTER INSERT ON online_sessions BEGIN
+    UPDATE presence SET sessions = sessions + 1;
+END""",
+    """
+CREATE TRIGGER session_goes AFTER DELETE ON online_sessions BEGIN
+    UPDATE presence SET sessions = sessions - 1;
+END""",
+    """
+CREATE TRIGGER user_comes AFTER INSERT ON online_users BEGIN
+    UPDATE presence SET users = users + 1;
+END""",
+    """
+CREATE TRIGGER user_goes AFTER DELETE ON online_users BEGIN
+    UPDATE presence SET users = users - 1;
+END""",
+)
 _OLDEST_SQLITE = (3, 37, 0)  # the first with STRICT tables
 
 # What a touch changes lives apart from the data: its rows are small, so a batch dirties few pages.
@@ -29,7 +104,9 @@ CREATE TABLE sessions (
     idle_at INTEGER NOT NULL,
     absolute_at INTEGER,
     ended_at INTEGER,
-    reason TEXT
+    reason TEXT,
+    closes_at INTEGER,
+    pages TEXT NOT NULL DEFAULT ''
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX sessions_by_user ON sessions (user) WHERE user IS NOT NULL;
 CREATE TABLE contents (
@@ -42,6 +119,7 @@ CREATE TABLE ends (
     reason TEXT NOT NULL,
     ended_at INTEGER NOT NULL
 ) STRICT;
+{"; ".join(_ROLL)};
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {VERSION};
 """
@@ -163,7 +241,7 @@ def _require_ours(db: sqlite3.Connection, path: Path) -> None:
     if application != APPLICATION_ID:
         raise StoreCorrupt(f"{path} is not a session database", "name another file for the sessions")
     (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version != VERSION:
+    if version != VERSION and version not in _ADDED:
         raise StoreCorrupt(
             f"{path} has version {version}, this program knows {VERSION}",
             "run the program that made it, or name another file for the sessions",
@@ -182,8 +260,15 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     # A file that cannot be written to is found out now. BEGIN IMMEDIATE alone would not tell: on a
     # read-only file SQLite quietly begins to read.
     db.execute("BEGIN IMMEDIATE")
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    for older in range(version, VERSION):
+        for statement in _ADDED[older].strip().splitlines():
+            db.execute(statement)
+    if version < 2:
+        for statement in _ROLL:
+            db.execute(statement)
     db.execute(f"PRAGMA user_version = {VERSION}")
-    db.execute("ROLLBACK")
+    db.execute("COMMIT" if version < VERSION else "ROLLBACK")
     (mode,) = db.execute("PRAGMA journal_mode").fetchone()
     if mode != "wal":
         raise StoreUnavailable(

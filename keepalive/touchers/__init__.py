@@ -11,10 +11,28 @@ from typing import NamedTuple, Protocol
 
 from ..policy import Policy, Reason
 
+MOST_PAGES = 32
+"""How many pages of a session are counted, the newest ones: a store must not grow with what a page sends."""
+
 
 def key_of(session_id: str) -> bytes:
     """The key of a session: 32 bytes that do not give the id away."""
     return sha256(session_id.encode()).digest()
+
+
+class Pages(NamedTuple):
+    """What a server knows of the pages of a session that ends with the last of them.
+
+    Page ids are 1 to 32 characters of `A-Z a-z 0-9 _ -`. An id that has gone for good does not come
+    back, so that news which overtake each other on their way from two servers do no harm.
+    """
+
+    here: tuple[str, ...]
+    """Those that are open here, `MOST_PAGES` at most; told with every touch, so that no loss lasts."""
+    gone: tuple[str, ...]
+    """Those that were closed for good."""
+    end_after: float
+    """In how many seconds the session ends when none is left after that."""
 
 
 class Touch(NamedTuple):
@@ -26,17 +44,23 @@ class Touch(NamedTuple):
     `None` moves nothing and merely asks."""
     idle: float | None = None
     """Seconds since the user's last input, where a page has reported it."""
+    pages: Pages | None = None
+    """News of the session's pages. A page that is here takes back the end that the last one brought on;
+    so does whatever else moves or reports something, such as a request, which has no news of pages."""
 
 
 class Left(NamedTuple):
     """What remains of a session that lives."""
 
     idle: float
-    """Seconds until the idle deadline; already capped by the absolute one."""
+    """Seconds until the idle deadline; already capped by the absolute one, and by the end that the
+    closing of the last page has brought on."""
     absolute: float
     """Seconds until the absolute deadline; `inf` without one."""
     renew: bool = False
     """Whether the browser's cookie is due for a fresh one."""
+    closing: bool = False
+    """Whether the last page was closed, and the session ends for that unless someone comes back."""
 
 
 class Ticket(NamedTuple):
@@ -65,7 +89,8 @@ class Toucher(Protocol):
     async def touch(self, batch: Sequence[Touch]) -> Sequence[Left | Reason]:
         """Move the idle deadlines of a batch, in one round trip.
 
-        Idempotent, capped by each absolute deadline, and safe against a concurrent end or save.
+        Idempotent, capped by each absolute deadline, and safe against a concurrent end or save. Of
+        pages it only knows what it is told: see `Pages`.
 
         Returns:
             One result a line, in order: what remains, or why the session is over.

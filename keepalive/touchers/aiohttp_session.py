@@ -20,6 +20,7 @@ from aiohttp_session import AbstractStorage, Session
 from ..clock import Clock
 from ..errors import SettingError
 from ..policy import Mode, Policy, Reason, verdict
+from ..trust import Trust, refuse_two
 from . import Ended, Left, Ticket, Touch, key_of
 
 MARK = "keepalive"
@@ -66,6 +67,7 @@ class CookieBorneStorage(AbstractStorage):
         self._storage = storage
         self._clock = clock
         self.user_key = user_key
+        self.trust = Trust()
         self._policy = _policy_for(storage, policy)
         self._entries: dict[bytes, _Entry] = {}
         self._watchers: set[asyncio.Queue[Ended]] = set()
@@ -77,6 +79,7 @@ class CookieBorneStorage(AbstractStorage):
 
     async def load_session(self, request: web.Request) -> Session:
         """The session in the cookie, unless it is over."""
+        refuse_two(request, self.cookie_name)
         try:
             session = await self._storage.load_session(request)
         except (ValueError, TypeError, AttributeError, RecursionError):
@@ -136,7 +139,16 @@ class CookieBorneStorage(AbstractStorage):
 
     def is_secure(self, request: web.Request) -> bool:
         """Whether the browser reaches the app by https."""
-        return bool(self._storage.cookie_params["secure"]) or request.secure
+        return bool(self._storage.cookie_params["secure"]) or self.trust.is_secure(request)
+
+    def presents(self, request: web.Request) -> bool:
+        """Whether a request has a session cookie, of a session or not.
+
+        Raises:
+            web.HTTPBadRequest: it has two.
+        """
+        refuse_two(request, self.cookie_name)
+        return self.cookie_name in request.cookies
 
     async def key(self, request: web.Request) -> bytes | None:
         """The key of the session that a request presents, alive or not."""
@@ -261,6 +273,11 @@ def _policy_for(storage: AbstractStorage, policy: Policy | None) -> Policy:
             f"idle_timeout ({policy.idle_timeout:g} s) is not the max_age of"
             f" {type(storage).__name__} ({storage.max_age} s)",
             "give both the same number of seconds",
+        )
+    if policy.end_after_last_page is not None:
+        raise SettingError(
+            "end_after_last_page needs a store: nobody else knows of the pages that other servers have",
+            "keep the sessions in a store, or leave it out",
         )
     if policy.mode is not Mode.PRESENCE:
         raise SettingError(

@@ -1,6 +1,7 @@
 """What only the Redis store promises; the rest is in test_contract."""
 
 import asyncio
+import re
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -10,19 +11,21 @@ from typing import Any
 
 import hiredis
 import pytest
+from redis import Redis
 
 from keepalive.clock import ManualClock
 from keepalive.errors import SettingError, StoreError, StoreUnavailable
 from keepalive.policy import Policy, Reason
+from keepalive.presence import Online, Presence, Report
 from keepalive.stores import Record, SessionStore, open_store, redis_link
 from keepalive.stores.redis import BUCKETS
 from keepalive.touchers import Ended, Left, Touch, key_of
 
-from ..raw import until
+from ..raw import CERTIFICATE, certified, until
 from ..redis import Cluster, RedisServer, Sentinels, cluster, redis_server, sentinels
 from .conftest import FUTURE
 
-IDLE, ABSOLUTE, DAY, SLACK = 1800.0, 43200.0, 86400.0, 60.0
+IDLE, ABSOLUTE, DAY, SLACK, STEP = 1800.0, 43200.0, 86400.0, 60.0, 600.0
 POLICY = Policy(idle_timeout=IDLE, absolute_timeout=ABSOLUTE)
 ENDLESS = Policy(idle_timeout=IDLE, absolute_timeout=None)
 A, B, C = (key_of(name) for name in "abc")
@@ -36,7 +39,8 @@ COMMANDS = (
     *("evalsha", "eval", "zrange", "subscribe", "ping"),
     # and what the scripts call
     *("hmget", "hget", "hset", "hdel", "get", "set", "del", "exists", "pexpireat", "persist"),
-    *("publish", "zadd", "zcard", "zremrangebyscore", "time"),
+    *("publish", "zadd", "zcard", "time"),
+    *("hincrby", "hlen", "hrandfield", "zrem"),
 )
 """What a user of Redis needs,"""
 CLUSTER_COMMANDS = ("cluster|slots", "command")
@@ -91,30 +95,49 @@ def lifetimes(server: RedisServer) -> dict[str, float | None]:
     return found
 
 
+def kept(least: float) -> Any:
+    """A lifetime of a key, in seconds: at least so long, and not a step longer."""
+    return pytest.approx(least + STEP / 2, abs=STEP / 2 + 5)
+
+
 # What lies in Redis
 
 
 async def test_how_long_keys_live(server: RedisServer, opened: Open) -> None:
     store = await opened(server.url)
     await sign_in(store, A)
-    kept = IDLE + DAY + SLACK  # longer than until the absolute deadline
-    expected = {A.hex(): kept, f"{A.hex()}:data": IDLE + SLACK, "user": ABSOLUTE + SLACK}
-    assert lifetimes(server) == pytest.approx(expected, abs=5)
+    past = DAY + SLACK  # longer than until the absolute deadline
+    expected = {A.hex(): kept(IDLE + past), f"{A.hex()}:data": kept(IDLE + SLACK)}
+    expected["user"] = pytest.approx(ABSOLUTE + SLACK, abs=5)
+    assert lifetimes(server) == expected
     await store.touch([Touch(A, 2 * IDLE)])
-    expected |= {A.hex(): kept + IDLE, f"{A.hex()}:data": 2 * IDLE + SLACK}
-    assert lifetimes(server) == pytest.approx(expected, abs=5)
+    expected |= {A.hex(): kept(2 * IDLE + past), f"{A.hex()}:data": kept(2 * IDLE + SLACK)}
+    assert lifetimes(server) == expected
     assert await store.save(A, data=b"more", user="ann")
-    assert lifetimes(server) == pytest.approx(expected, abs=5)
+    assert lifetimes(server) == expected
     assert await store.end(A, Reason.LOGOUT)
     del expected[f"{A.hex()}:data"]
-    assert lifetimes(server) == pytest.approx(expected, abs=5)
+    assert lifetimes(server) == expected
+
+
+async def test_keys_outlive_every_deadline_by_a_minute(server: RedisServer, opened: Open) -> None:
+    """However little a touch moves it: Redis is told in steps."""
+    store = await opened(server.url)
+    await sign_in(store, A, user=None)
+    for keep in range(int(IDLE), int(IDLE + 2 * STEP), 47):
+        await store.touch([Touch(A, keep)])
+        expected = {A.hex(): kept(keep + DAY + SLACK), f"{A.hex()}:data": kept(keep + SLACK)}
+        assert lifetimes(server) == expected
+    (data,) = names(server, "*:data")
+    assert server.call("DEL", data) == 1  # as an eviction does, and no step is due now
+    assert await store.touch([Touch(A, keep)]) == [Reason.UNKNOWN]
 
 
 async def test_a_tombstone_lives_until_the_absolute_deadline(server: RedisServer, opened: Open) -> None:
     store = await opened(server.url)
     await sign_in(store, A, user=None, policy=Policy(idle_timeout=IDLE, absolute_timeout=7 * DAY))
     assert await store.end(A, Reason.LOGOUT)
-    assert lifetimes(server) == pytest.approx({A.hex(): 7 * DAY + SLACK}, abs=5)
+    assert lifetimes(server) == {A.hex(): kept(7 * DAY + SLACK)}
 
 
 async def test_without_an_absolute_deadline_only_the_list_of_a_user_stays(
@@ -124,11 +147,9 @@ async def test_without_an_absolute_deadline_only_the_list_of_a_user_stays(
     await sign_in(store, A)
     await sign_in(store, B, policy=ENDLESS)
     await sign_in(store, C)
-    kept, data = IDLE + DAY + SLACK, IDLE + SLACK
-    expected = {key.hex(): kept for key in (A, B, C)} | {f"{key.hex()}:data": data for key in (A, B, C)}
-    found = lifetimes(server)
-    assert found.pop("user") is None
-    assert found == pytest.approx(expected, abs=5)
+    expected = {key.hex(): kept(IDLE + DAY + SLACK) for key in (A, B, C)}
+    expected |= {f"{key.hex()}:data": kept(IDLE + SLACK) for key in (A, B, C)}
+    assert lifetimes(server) == expected | {"user": None}
 
 
 async def test_every_key_has_its_time_to_live(server: RedisServer, opened: Open) -> None:
@@ -148,6 +169,29 @@ async def test_no_name_tells_an_id_or_a_user(server: RedisServer, opened: Open) 
     found = names(server)
     assert len(found) == 3
     assert "the-" not in " ".join(found)
+
+
+@pytest.mark.parametrize("kind", ["redis", "cluster"])
+async def test_the_list_of_a_user_without_deadlines_forgets_what_is_over(
+    opened: Open, kind: str, request: pytest.FixtureRequest, tmp_path: Path, patient: None
+) -> None:
+    """A thousand logins, one an hour, of which three sessions are kept alive."""
+    url, clock = request.getfixturevalue(f"{kind}_url"), ManualClock(FUTURE)
+    store = await opened(f"{url}?prefix={tmp_path}:", clock)
+    kept = [key_of(f"kept {number}") for number in range(3)]
+    await sign_in(store, *kept, policy=ENDLESS)
+    for number in range(1000):
+        await store.touch([Touch(key, 2 * 3600) for key in kept])
+        clock.advance(3600)
+        await sign_in(store, key_of(f"login {number}"), policy=ENDLESS)
+    sizes = []
+    for port in re.findall(r":(\d+)", url):
+        with Redis(port=port) as redis:
+            sizes += [redis.zcard(name) for name in redis.keys(f"{tmp_path}:user:*")]
+    assert len(sizes) == 1
+    assert len(kept) < sizes[0] < 40
+    assert await store.end_user("ann", Reason.REVOKED) == len(kept) + 1
+    assert [await store.peek(key) for key in kept] == [Reason.REVOKED] * 3
 
 
 async def test_the_list_of_a_user_forgets_what_is_over(server: RedisServer, opened: Open) -> None:
@@ -281,6 +325,14 @@ async def use_all(store: SessionStore) -> None:
         await sign_in(store, c, policy=policy)
         assert await store.end_user("ann", Reason.REVOKED, keep=c) == 1
         assert await store.end(c, Reason.LOGOUT)
+    online = [Online(a, "ann", 2), Online(b, None, 1)]
+    for number in (1, 2):
+        assert await store.roll.report(Report("node", number, online, b"", anew=True))
+    assert await store.roll.report(Report("node", 3, [Online(a, None, 0)], b""))
+    assert await store.roll.presence() == Presence(1, 1, 0, 1)
+    assert (await store.roll.presence_of(b)).pages == 1
+    assert list(await store.roll.nodes()) == ["node"]
+    await store.roll.leave("node")
 
 
 async def test_a_user_needs_no_more_than_the_documented_commands(server: RedisServer, opened: Open) -> None:
@@ -436,6 +488,10 @@ async def test_a_server_that_is_down_can_be_opened_later(server: RedisServer) ->
 @pytest.mark.parametrize(
     "url",
     [
+        f"redis+sentinel://app:{SECRET}@one/sessions?ssl_ca_certs=ca.pem",
+        f"rediss+sentinel://app:{SECRET}@one/sessions?sentinel_password={SECRET}&password=x",
+        f"rediss+cluster://app:{SECRET}@one?sentinel_password={SECRET}",
+        f"rediss+cluster://app:{SECRET}@one?ssl_min_version=new",
         f"redis://app:{SECRET}@host:port",
         f"redis+sentinel://app:{SECRET}@one,two",
         f"redis+sentinel://app:{SECRET}@one/sessions/first",
@@ -447,6 +503,43 @@ def test_a_url_that_cannot_be_read_is_refused_but_not_quoted(url: str) -> None:
     with pytest.raises(SettingError, match="write it like redis://") as caught:
         open_store(url)
     assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+# TLS
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> Path:
+    certified(tmp_path)
+    return tmp_path / CERTIFICATE
+
+
+async def test_tls_to_sentinels_and_to_what_they_name(tmp_path: Path, tls: Path, opened: Open) -> None:
+    with sentinels(tmp_path, tls=tls, password=SECRET, watchword="sesame&more") as guarded:
+        url = guarded.url.replace("redis+", "rediss+").replace("//", f"//:{SECRET}@")
+        url += f"?ssl_ca_certs={tls}&sentinel_password=sesame%26more"
+        store = await opened(url)
+        await sign_in(store, A)
+        await until(lambda: len(names(guarded.replica)) == 3)
+        guarded.primary.kill()
+        assert isinstance(await asyncio.wait_for(recovered(lambda: store.load(A)), 15), Record)
+        assert guarded.replica.info("role") == "master"
+        for part, wrong in [(f"ssl_ca_certs={tls}&", ""), ("%26more", ""), (SECRET, f"{SECRET}-not")]:
+            await refused(url.replace(part, wrong), "Redis", within=2.0)
+        plain = url.replace("rediss+", "redis+").replace(f"ssl_ca_certs={tls}&", "")
+        await refused(plain, "does not answer", within=2.0)
+
+
+async def test_tls_to_a_cluster(tmp_path: Path, tls: Path, opened: Open, patient: None) -> None:
+    with cluster(tmp_path, tls=tls) as nodes:
+        url = nodes.url.replace("redis+", "rediss+") + f"?ssl_ca_certs={tls}"
+        one, other = await opened(url), await opened(url)
+        await sign_in(one, *ALL_BUCKETS)
+        watch = other.watch()
+        assert await one.end(ALL_BUCKETS[0], Reason.LOGOUT)
+        assert await soon(anext(watch)) == Ended(ALL_BUCKETS[0], Reason.LOGOUT)
+        await refused(url.replace("rediss+", "redis+").partition("?")[0], "does not answer", within=5.0)
+        await refused(url.partition("?")[0], "does not answer", within=5.0)  # whose authority nobody knows
 
 
 # Ends
@@ -532,6 +625,47 @@ async def test_sentinels_name_the_next_primary(
     watch = other.watch()
     assert await one.end(C, Reason.LOGOUT)
     assert await soon(anext(watch)) == Ended(C, Reason.LOGOUT)
+
+
+async def test_an_end_that_a_fail_over_has_lost_is_made_again(
+    guarded: Sentinels, opened: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The old primary had acknowledged it, but not passed it on; those who were told of it remember."""
+    one, other = await opened(guarded.url), await opened(guarded.url)
+    await sign_in(one, A, B)
+    await until(lambda: len(names(guarded.replica)) == len(names(guarded.primary)) == 5)
+    guarded.replica.call("CONFIG", "SET", "masteruser", "nobody")
+    guarded.replica.call("CONFIG", "SET", "masterauth", "nothing")
+    assert guarded.primary.call("CLIENT", "KILL", "TYPE", "replica") == 1
+    watch = other.watch()
+    assert await one.end(A, Reason.LOGOUT)
+    assert await soon(anext(watch)) == Ended(A, Reason.LOGOUT)
+    await one.close()  # so it is the other one that remembers
+    assert guarded.replica.call("HGET", session_name(guarded.replica, A), "reason") is None  # it lags
+    guarded.primary.kill()
+    with pytest.raises(StoreUnavailable, match="ask anew"):
+        await asyncio.wait_for(anext(watch), 15)
+    assert guarded.replica.info("role") == "master"
+    assert await other.peek(A) is Reason.LOGOUT
+    assert isinstance(await other.load(B), Record)
+    assert "Redis had lost 1 ends" in caplog.text
+
+
+async def test_a_primary_that_has_lost_its_replica_can_be_told_to_end_nothing(
+    guarded: Sentinels, opened: Open
+) -> None:
+    store = await opened(guarded.url)
+    await sign_in(store, A)
+    guarded.primary.call("CONFIG", "SET", "min-replicas-max-lag", 1)
+    guarded.primary.call("CONFIG", "SET", "min-replicas-to-write", 1)
+    guarded.replica.stop()
+    await until(lambda: guarded.primary.info("min_slaves_good_slaves") == "0")
+    for ask in (store.end(A, Reason.LOGOUT), store.touch([Touch(A, IDLE)]), store.load(A)):
+        with pytest.raises(StoreUnavailable, match="too few replicas"):
+            await ask
+    guarded.replica.go_on()
+    await until(lambda: guarded.primary.info("min_slaves_good_slaves") == "1")
+    assert await store.end(A, Reason.LOGOUT)
 
 
 async def test_a_sentinel_that_hangs_is_passed_over(guarded: Sentinels, opened: Open) -> None:

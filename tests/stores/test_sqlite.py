@@ -25,7 +25,7 @@ from keepalive.stores import Record, sqlite, sqlite_file, sqlite_thread
 from keepalive.stores.sqlite import SqliteStore
 from keepalive.stores.sqlite_file import APPLICATION_ID, VERSION
 from keepalive.stores.sqlite_thread import Safety, SqliteThread
-from keepalive.touchers import Ended, Left, Touch, key_of
+from keepalive.touchers import Ended, Left, Pages, Touch, key_of
 
 IDLE = 1800.0
 POLICY = Policy()
@@ -97,6 +97,59 @@ async def test_it_says_whose_it_is(path: Path, clock: ManualClock) -> None:
     await store.close()
     assert int.from_bytes(header[68:72], "big") == APPLICATION_ID
     assert int.from_bytes(header[60:64], "big") == VERSION
+
+
+VERSION_1 = f"""
+CREATE TABLE sessions (
+    key BLOB PRIMARY KEY, user TEXT, created INTEGER NOT NULL, last_seen INTEGER NOT NULL,
+    last_active INTEGER NOT NULL, idle_at INTEGER NOT NULL, absolute_at INTEGER, ended_at INTEGER, reason TEXT
+) STRICT, WITHOUT ROWID;
+CREATE INDEX sessions_by_user ON sessions (user) WHERE user IS NOT NULL;
+CREATE TABLE contents (key BLOB PRIMARY KEY, data BLOB NOT NULL) STRICT;
+CREATE TABLE ends (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, key BLOB NOT NULL, reason TEXT NOT NULL,
+    ended_at INTEGER NOT NULL
+) STRICT;
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = 1;
+"""
+
+
+async def test_a_file_of_the_version_before_is_brought_up_to_date(path: Path, clock: ManualClock) -> None:
+    path.parent.mkdir(exist_ok=True)
+    at = round(clock.wall() * 1e6)
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript(VERSION_1)
+        idle_at, absolute_at = at + round(IDLE * 1e6), at + round(43200e6)
+        row = (A, "ann", at, at, at, idle_at, absolute_at, None, None)
+        db.execute("INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        db.execute("INSERT INTO contents VALUES (?, ?)", (A, b"cart"))
+        db.commit()
+    stores = [SqliteStore(path, clock) for _ in range(2)]
+    await asyncio.gather(*(store.open() for store in stores))
+    one, other = stores
+    assert await one.touch([Touch(A, None, pages=Pages((), ("p",), 20.0))]) == [
+        Left(20.0, 43200.0, closing=True)
+    ]
+    record = await other.load(A)
+    assert isinstance(record, Record)
+    assert (record.user, record.left.closing) == ("ann", True)
+    for store in stores:
+        await store.close()
+    header = path.read_bytes()[:100]
+    assert int.from_bytes(header[60:64], "big") == VERSION
+
+
+async def test_a_session_that_ended_with_its_last_page_leaves_no_data(
+    store: SqliteStore, path: Path, clock: ManualClock
+) -> None:
+    await signed_in(store, A)
+    await signed_in(store, B)
+    await store.touch([Touch(A, None, pages=Pages((), ("p",), 20.0))])
+    clock.advance(20)
+    await store.sweep()
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT key FROM contents").fetchall() == [(B,)]
 
 
 async def test_no_id_and_no_data_of_the_past_is_in_it(path: Path, clock: ManualClock) -> None:

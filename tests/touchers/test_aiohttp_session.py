@@ -277,6 +277,10 @@ def _by_user(data: Mapping[str, Any]) -> Policy:
         (SimpleCookieStorage(max_age=60), None, "idle_timeout .* is shorter than three times"),
         (SimpleCookieStorage(max_age=1800), Policy(mode="activity"), "activity needs a store: .* or use"),
         (SimpleCookieStorage(max_age=1800), Policy(mode="observe"), "observe needs a store: .* or use"),
+        (
+            SimpleCookieStorage(max_age=1800), Policy(end_after_last_page=20),
+            "end_after_last_page needs a store: .* or leave it out",
+        ),
         (SimpleCookieStorage(max_age=1800), _by_user, "needs a store: give one Policy for all"),
     ],
 )  # fmt: skip

@@ -1,0 +1,160 @@
+"""The dashboard's own socket: operators are sessions of another kind, on the same machinery.
+
+An operator has no session in the app, and must not get one: the app would take it for a user's. So
+what lets the dashboard's page in is a hook that knows the request, or a sealed cookie that the page gets
+for the token. The cookie opens this socket and nothing else, and all that comes through it is figures.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from hashlib import sha256
+
+from aiohttp import web
+from msgspec import json
+
+from ..errors import SettingError
+from ..policy import Mode, Policy, Reason
+from ..seal import Seal
+from ..touchers import Ended, Left, Ticket, Touch
+from ..web import Keepalive
+
+COOKIE = "keepalive-operator"
+SHIFT = 12 * 3600.0
+"""For how long after signing in the socket may stay, in seconds."""
+POLICY = Policy(idle_timeout=SHIFT, absolute_timeout=SHIFT, warn_before=60.0, mode=Mode.OBSERVE)
+
+
+class Operators:
+    """Lets the dashboard's pages in, and says how long they may stay.
+
+    Whoever comes in by the hook, with a session of the app, stays as long as that lives: a sign-out in
+    the app closes the dashboard, too.
+
+    Args:
+        visitor: the hook.
+        seal: for the cookies.
+        keepalive: has the app's sessions.
+        path: where the cookie is sent to.
+    """
+
+    user_key = "operator"
+
+    def __init__(
+        self,
+        visitor: Callable[[web.Request], Awaitable[str | None]],
+        seal: Seal,
+        keepalive: Keepalive,
+        path: str,
+    ) -> None:
+        self.toucher = self
+        self.trust = keepalive.door.trust
+        self._visitor = visitor
+        self._seal = seal
+        self._app = keepalive.door
+        self._clock = keepalive.clock
+        self._path = path
+        self._until: dict[bytes, float] = {}  # who is in by a cookie, and their ends, in wall time
+        self._over: set[bytes] = set()
+
+    def sign_in(self, request: web.Request, response: web.StreamResponse, operator: str) -> None:
+        """Give the browser what opens the socket."""
+        told = json.encode((operator, self._clock.wall()))
+        response.set_cookie(
+            COOKIE,
+            self._seal.seal(told.decode()),
+            path=self._path,
+            httponly=True,
+            samesite="Strict",
+            secure=self.is_secure(request),
+        )
+
+    async def sign_out(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Take it back, also from whoever has copied it."""
+        if (key := self._key_in(request)) is not None:
+            await self.end(key, Reason.LOGOUT)
+        response.del_cookie(
+            COOKIE, path=self._path, secure=self.is_secure(request), httponly=True, samesite="Strict"
+        )
+
+    # What `keepalive.web` calls.
+
+    async def admit(self, request: web.Request, response: web.StreamResponse) -> Ticket | Reason:
+        """The ticket of a page that wants to connect."""
+        key, operator = self._key_in(request), None
+        if key is not None:
+            operator = self._cookie_of(request)[0]
+        elif (operator := await self._visitor(request)) is not None:
+            key = await self._app.key(request)
+            if key is None:  # the hook goes by something else, which nobody can look up again
+                key = sha256(f"operator {operator}".encode(errors="surrogatepass")).digest()
+                self._until.setdefault(key, self._clock.wall() + SHIFT)
+        if key is None or operator is None:
+            return Reason.UNKNOWN
+        left = await self.peek(key)
+        return left if isinstance(left, Reason) else Ticket(key, POLICY, operator, left)
+
+    async def look(self, request: web.Request) -> tuple[Policy, Left] | Reason:
+        found = await self.admit(request, web.Response())
+        return found if isinstance(found, Reason) else (found.policy, found.left)
+
+    async def key(self, request: web.Request) -> bytes | None:
+        return self._key_in(request)
+
+    def presents(self, request: web.Request) -> bool:
+        return COOKIE in request.cookies
+
+    def is_secure(self, request: web.Request) -> bool:
+        return self._app.is_secure(request)
+
+    async def open(self) -> None:
+        """The app's own is open already."""
+
+    async def close(self) -> None:
+        """And it is not ours to close."""
+
+    async def sweep(self) -> None:
+        """Forget whose time is up."""
+        now = self._clock.wall()
+        self._until = {key: until for key, until in self._until.items() if until > now}
+        self._over &= self._until.keys()
+
+    async def end_user(self, user: str, reason: Reason, *, keep: bytes | None = None) -> int:
+        raise SettingError("operators are not kept by name", "end them one by one")
+
+    # What the heart calls: see `Toucher`.
+
+    async def touch(self, batch: Sequence[Touch]) -> list[Left | Reason]:
+        return [await self.peek(touch.key) for touch in batch]
+
+    async def peek(self, key: bytes) -> Left | Reason:
+        """What remains; of a session of the app, what that has. Nothing here extends it."""
+        if key in self._over:
+            return Reason.LOGOUT
+        if key not in self._until:
+            return await self._app.toucher.peek(key)
+        left = self._until[key] - self._clock.wall()
+        return Left(left, left) if left > 0 else Reason.ABSOLUTE
+
+    async def end(self, key: bytes, reason: Reason) -> bool:
+        was_alive = key in self._until and key not in self._over
+        if was_alive:
+            self._over.add(key)
+        return was_alive
+
+    def watch(self) -> AsyncIterator[Ended]:
+        return self._app.toucher.watch()
+
+    def _key_in(self, request: web.Request) -> bytes | None:
+        """The key of the cookie that a request presents, if we have sealed it and it is not too old."""
+        operator, until = self._cookie_of(request)
+        if operator is None or until <= self._clock.wall():
+            return None
+        key = sha256(request.cookies[COOKIE].encode()).digest()
+        self._until[key] = until
+        return key
+
+    def _cookie_of(self, request: web.Request) -> tuple[str | None, float]:
+        told = self._seal.open(request.cookies.get(COOKIE, ""))
+        if told is None:
+            return None, 0.0
+        operator, since = json.decode(told, type=tuple[str, float])
+        return operator, since + SHIFT

@@ -1,0 +1,49 @@
+"""Where a server answers: the URL that a user gives, and those of the routes below it."""
+
+from typing import NamedTuple
+
+from yarl import URL
+
+from ..errors import SettingError
+
+PREFIX = "/keepalive/"
+"""Where `setup` mounts the routes unless told otherwise."""
+_SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
+
+
+class Address(NamedTuple):
+    """A server's routes."""
+
+    base: URL
+    """Ends in a slash."""
+
+    @property
+    def socket(self) -> URL:
+        return self.base / "ws"
+
+    @property
+    def heartbeat(self) -> URL:
+        return self.base / "heartbeat"
+
+
+def address_of(url: str | URL) -> Address:
+    """The address that a user means.
+
+    Args:
+        url: where the routes are mounted, as in https://app.example/keepalive; an origin alone
+            stands for its `/keepalive`.
+
+    Raises:
+        SettingError: it is no such URL.
+    """
+    try:
+        given = URL(url)
+        scheme = _SCHEMES[given.scheme]
+        if not given.host:
+            raise ValueError
+    except (ValueError, TypeError, KeyError):
+        raise SettingError(
+            "the server's URL is not one", "write it as in https://app.example/keepalive"
+        ) from None
+    path = PREFIX if given.raw_path in ("", "/") else given.raw_path.rstrip("/") + "/"
+    return Address(given.with_scheme(scheme).with_path(path, encoded=True))

@@ -1,0 +1,90 @@
+"""A server as one page reaches it through an aiohttp `ClientSession`: its socket, and pings by HTTP."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from secrets import token_hex
+
+import aiohttp
+
+from ..messages import SUBPROTOCOL, Answer, decode_answer
+from . import faults
+from .address import Address
+
+POST_TIMEOUT = 10.0
+"""For a ping over HTTP, in seconds; and for a message to be written."""
+GOODBYE = 1.0
+"""How long a server may take to answer the close, in seconds."""
+_HANDSHAKE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "a2VlcGFsaXZlIGFza3Mhfg==",
+    "Sec-WebSocket-Protocol": SUBPROTOCOL,
+}
+
+Socket = aiohttp.ClientWebSocketResponse[bool]
+
+
+class Link:
+    """The way to a server, always as the same page.
+
+    Args:
+        http: has the cookies; what the server renews goes into its jar.
+        address: the server's.
+    """
+
+    def __init__(self, http: aiohttp.ClientSession, address: Address) -> None:
+        self._http = http
+        self._address = address
+        self._page = token_hex(8)
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[Socket]:
+        """Open a socket.
+
+        Raises:
+            aiohttp.ClientError, OSError, NotKeepaliveError: it could not be.
+        """
+        url = self._address.socket
+        async with self._http.ws_connect(
+            url.with_query(page=self._page),
+            protocols=(SUBPROTOCOL,),
+            timeout=aiohttp.ClientWSTimeout(ws_close=GOODBYE),
+        ) as socket:
+            if socket.protocol != SUBPROTOCOL:
+                raise faults.not_ours(url, "another WebSocket")
+            yield socket
+
+    async def ask(self, ping: bytes) -> Answer | None:
+        """Ping over HTTP; `None` if that gets no answer of the protocol."""
+        try:
+            async with self._http.post(
+                self._address.heartbeat,
+                data=ping,
+                headers={"Content-Type": "application/json"},
+                timeout=aiohttp.ClientTimeout(total=POST_TIMEOUT),
+                raise_for_status=False,
+            ) as response:
+                return decode_answer(await response.read())
+        except (aiohttp.ClientError, OSError):
+            return None
+
+    async def read_refusal(self) -> str:
+        """What a refused handshake was told; aiohttp keeps the text to itself, so ask once more."""
+        try:
+            async with self._http.get(
+                self._address.socket, headers=_HANDSHAKE, raise_for_status=False
+            ) as response:
+                return (await response.content.read(1024)).decode(errors="replace")
+        except (aiohttp.ClientError, OSError):
+            return ""
+
+
+async def say(socket: Socket, text: bytes) -> None:
+    """Send a message; if that fails, whoever reads the socket hears of it."""
+    try:
+        async with asyncio.timeout(POST_TIMEOUT):
+            await socket.send_str(text.decode())
+    except (aiohttp.ClientError, OSError):
+        pass

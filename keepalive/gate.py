@@ -1,0 +1,159 @@
+"""The gate before a handshake: who is turned away, and why, before anything is read from the store.
+
+Whoever is turned away before the upgrade sees close code 1006 in a script, and comes back with back-off.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import inf
+from typing import NamedTuple
+
+from aiohttp import hdrs, web
+
+from .clock import Clock
+from .heart import Heart
+from .limits import Buckets, Limits
+from .trust import Trust
+
+log = logging.getLogger(__name__)
+
+TELL_EVERY = 60.0
+"""How often the log tells that pages are turned away for the same reason, in seconds."""
+_ALL = ""
+
+
+class _Answer(NamedTuple):
+    """What is said to whom a limit turns away, and to the operator."""
+
+    kind: type[web.HTTPServiceUnavailable] | type[web.HTTPTooManyRequests]
+    retry_after: int
+    advice: str
+
+
+_ANSWERS = {
+    "files": _Answer(
+        web.HTTPServiceUnavailable,
+        10,
+        "as many pages are open as the file limit, or `pages`, allows: raise it",
+    ),
+    "rate": _Answer(web.HTTPServiceUnavailable, 2, "more come than `handshakes_per_second`"),
+    "address": _Answer(
+        web.HTTPTooManyRequests,
+        30,
+        "an address has `pages_per_address` open; if it is that of a proxy, name it in `trusted_proxies`",
+    ),
+    "misses": _Answer(
+        web.HTTPTooManyRequests,
+        60,
+        "an address has presented cookies of no session, more than `misses_per_minute`; if it is that of a"
+        " proxy, name it in `trusted_proxies`",
+    ),
+    "user": _Answer(web.HTTPTooManyRequests, 30, "a user has `pages_per_user` open"),
+}
+
+
+class Gate:
+    """Knows how many are in, and how fast they come.
+
+    Args:
+        heart: has the pages that are in, and counts what became of each handshake.
+        limits: from when on whom to turn away.
+        trust: which addresses are told apart.
+        clock: for the rates.
+    """
+
+    def __init__(self, heart: Heart, limits: Limits, trust: Trust, clock: Clock) -> None:
+        self._heart = heart
+        self._limits = limits
+        self._trust = trust
+        self._clock = clock
+        self._most_pages = inf
+        rate, misses = limits.handshakes_per_second, limits.misses_per_minute
+        self._handshakes = Buckets(rate, max(1.0, 2 * rate))
+        self._misses = Buckets(misses / 60, max(1.0, misses))
+        self._told: dict[str, float] = {}
+
+    def open(self, files: float) -> None:
+        """Begin, in a process that may open so many files."""
+        self._most_pages = self._limits.pages_within(files)
+
+    @property
+    def results(self) -> Counter[str]:
+        """What became of the handshakes."""
+        return self._heart.counts.handshakes
+
+    @contextmanager
+    def refusing(self, why: str) -> Iterator[None]:
+        """Count a handshake that is refused inside."""
+        try:
+            yield
+        except web.HTTPException:
+            self.results[why] += 1
+            raise
+
+    def enter(self, address: str) -> None:
+        """Let a handshake begin.
+
+        Raises:
+            web.HTTPException: there is no room, or there are too many at once.
+        """
+        if self._is_full(address):
+            why = "address"
+        elif self._heart.pages >= self._most_pages:
+            why = "files"
+        elif not self._handshakes.take(_ALL, self._clock.monotonic()):
+            why = "rate"
+        else:
+            return
+        self.results[why] += 1
+        raise self._turned_away(why)
+
+    def has_room(self, user: str | None, address: str) -> bool:
+        """Whether a page of this user may join; if not, that is counted."""
+        if user is not None and self._heart.users[user] >= self._limits.pages_per_user:
+            why = "user"
+        elif self._is_full(address):  # by those whose handshakes were under way with this one
+            why = "address"
+        else:
+            return True
+        self.results[why] += 1
+        self._tell(why)
+        return False
+
+    def guess(self, address: str) -> None:
+        """Let a cookie be looked up that an address has presented.
+
+        Raises:
+            web.HTTPTooManyRequests: it has presented too many of no session.
+        """
+        if self._trust.is_counted(address) and not self._misses.take(address, self._clock.monotonic()):
+            raise self._turned_away("misses")
+
+    def forgive(self, address: str) -> None:
+        """That was no guess, or nobody knows."""
+        if self._trust.is_counted(address):
+            self._misses.give_back(address, self._clock.monotonic())
+
+    def sweep(self) -> None:
+        """Forget the addresses that have not guessed for long."""
+        self._misses.sweep(self._clock.monotonic())
+
+    def _is_full(self, address: str) -> bool:
+        return self._heart.addresses[address] >= self._limits.pages_per_address and self._trust.is_counted(
+            address
+        )
+
+    def _turned_away(self, why: str) -> web.HTTPException:
+        self._tell(why)
+        answer = _ANSWERS[why]
+        headers = {hdrs.RETRY_AFTER: str(answer.retry_after), hdrs.CACHE_CONTROL: "no-store"}
+        return answer.kind(headers=headers, text="Too many. Please try again later.\n")
+
+    def _tell(self, why: str) -> None:
+        """One line a minute says enough; the counts have the rest."""
+        now = self._clock.monotonic()
+        if now >= self._told.get(why, now):
+            self._told[why] = now + TELL_EVERY
+            log.warning("pages are turned away: %s", _ANSWERS[why].advice)

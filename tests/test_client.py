@@ -1,0 +1,585 @@
+"""`keepalive.connect` against real servers: a session kept alive from Python, whatever happens."""
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from time import time
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession, CookieJar, web
+from aiohttp_session import get_session
+from aiohttp_session.cookie_storage import EncryptedCookieStorage
+from cryptography.fernet import Fernet
+
+import keepalive
+from keepalive import (
+    Hooks,
+    KeepaliveError,
+    Limits,
+    Policy,
+    Reason,
+    ServerUnavailable,
+    SessionEnded,
+    SettingError,
+)
+from keepalive.client import Event, Heart, State, StateChange
+from keepalive.client.events import BACKLOG
+from keepalive.clock import ManualClock, SystemClock
+from keepalive.live import Page
+from keepalive.messages import Beat, CloseCode, End, Ping, Push, Warning
+
+from .conftest import Serve
+from .raw import DEADLINE, serving, until
+
+
+class World:
+    """A server with one user's session, and what happens to it."""
+
+    def __init__(self, sessions: Any = "memory://", **options: Any) -> None:
+        self.pages: list[Page] = []
+        self.pings: list[Ping] = []
+        self.posts: list[str | None] = []
+        self.names: list[str] = []
+        self.sockets = True
+        self.app = web.Application(middlewares=[self._watch])
+        hooks = Hooks(on_open=self.pages.append, on_ping=self._on_ping)
+        many = Limits(pages_per_user=10_000, pages_per_address=10_000)
+        self.keepalive = keepalive.setup(self.app, sessions, hooks=hooks, limits=many, **options)
+        self.app.router.add_post("/login", self._login)
+        self.app.router.add_post("/logout", self._logout)
+        self.app.router.add_get("/whoami", self._whoami)
+        self.port = 0
+
+    def _on_ping(self, page: Page, ping: Ping) -> None:
+        self.pings.append(ping)
+
+    @web.middleware
+    async def _watch(self, request: web.Request, handler: Callable[[web.Request], Any]) -> web.StreamResponse:
+        if request.path.endswith("/heartbeat"):
+            self.posts.append(request.headers.get("Cookie"))
+        if request.path.endswith("/ws"):
+            self.names.append(request.query["page"])
+            if not self.sockets:
+                raise web.HTTPUpgradeRequired
+        response: web.StreamResponse = await handler(request)
+        return response
+
+    async def _login(self, request: web.Request) -> web.Response:
+        await self.keepalive.start(request, "ann")
+        return web.Response()
+
+    async def _logout(self, request: web.Request) -> web.Response:
+        (await get_session(request)).invalidate()
+        return web.Response()
+
+    async def _whoami(self, request: web.Request) -> web.Response:
+        return web.json_response((await get_session(request)).get("user"))
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def close(self, code: int = 1012) -> None:
+        """Take its socket from every page."""
+        for page in self.pages:
+            page.socket.close(code)
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[ClientSession]:
+    async with ClientSession(cookie_jar=CookieJar(unsafe=True)) as http:
+        yield http
+
+
+@pytest.fixture
+async def world(serve: Serve, http: ClientSession) -> World:
+    """A user who is signed in."""
+    world = World()
+    world.port = (await serve(world.app)).port
+    await sign_in(http, world)
+    return world
+
+
+async def sign_in(http: ClientSession, world: World) -> None:
+    async with http.post(f"{world.url}/login") as response:
+        assert response.status == 200
+
+
+@pytest.fixture(autouse=True)
+async def _nothing_is_left() -> AsyncIterator[None]:
+    """Each test leaves the tasks that it has found."""
+    before = asyncio.all_tasks()
+    yield
+    left = [task for task in asyncio.all_tasks() - before if "_live" in repr(task) or "_talk" in repr(task)]
+    assert not left
+
+
+async def next_of(heart: Heart, kind: type[Event]) -> Event:
+    async with asyncio.timeout(DEADLINE):
+        async for event in heart:
+            if isinstance(event, kind):
+                return event
+    raise AssertionError(f"no {kind} came")
+
+
+def tasks_of(before: set[asyncio.Task[Any]]) -> set[asyncio.Task[Any]]:
+    """The client's tasks; the server's belong to aiohttp's handlers and the store."""
+    return {task for task in asyncio.all_tasks() - before if ".client." in str(task.get_coro())}
+
+
+# Alive.
+
+
+async def test_a_heart_is_entered_when_the_server_has_greeted_it(world: World, http: ClientSession) -> None:
+    async with keepalive.connect(world.url, session=http) as heart:
+        assert heart.state is State.OPEN
+        assert heart.expires_in == pytest.approx(1800, abs=2)
+        assert heart.ends_in == pytest.approx(43200, abs=2)
+        await until(lambda: world.pings)
+        assert world.pings[0].n == 1
+        assert world.pings[0].idle is None, "nobody has said anything of a user"
+    await until(lambda: not world.keepalive.connected[1])
+    with pytest.raises(KeepaliveError, match="does not run"):
+        await heart.ping()
+
+
+async def test_cookies_will_do(world: World, http: ClientSession) -> None:
+    cookies = {each.key: each.value for each in http.cookie_jar}
+    async with keepalive.connect(f"{world.url}/keepalive/", cookies=cookies) as heart:
+        assert (await heart.ping()).expires_in == pytest.approx(1800, abs=1)
+
+
+async def test_a_ping_gets_its_beat_and_tells_of_the_user(world: World, http: ClientSession) -> None:
+    async with keepalive.connect(world.url, session=http) as heart:
+        beat = await heart.ping(idle=7)
+        assert beat.n == 2
+        assert world.pings[-1].idle == pytest.approx(7, abs=0.5)
+        assert (await heart.ping()).n == 3
+        assert world.pings[-1].idle == pytest.approx(0, abs=0.5)
+
+
+async def test_pings_go_on_counting_from_what_was_said_of_the_user(serve: Serve, http: ClientSession) -> None:
+    """In the mode `activity` a session lives on by that alone."""
+    world = World(policy=Policy(ping_interval=1, mode="activity"))
+    world.port = (await serve(world.app)).port
+    await sign_in(http, world)
+    async with keepalive.connect(world.url, session=http) as heart:
+        await heart.ping(idle=100)
+        await until(lambda: len(world.pings) >= 3)
+        idle = world.pings[2].idle
+        assert idle is not None
+        assert 100.8 < idle < 101.6
+
+
+async def test_two_pings_at_once_both_get_a_beat(world: World, http: ClientSession) -> None:
+    async with keepalive.connect(world.url, session=http) as heart:
+        first, second = await asyncio.gather(heart.ping(), heart.ping())
+        assert first == second, "one ping on the wire answers both"
+
+
+async def test_pings_in_a_row_do_not_flood_the_server(world: World, http: ClientSession) -> None:
+    async with keepalive.connect(world.url, session=http) as heart:
+        began = asyncio.get_running_loop().time()
+        for _ in range(4):
+            await heart.ping()
+        assert asyncio.get_running_loop().time() - began >= 0.75
+        assert heart.state is State.OPEN
+
+
+async def test_an_ask_is_answered(serve: Serve, http: ClientSession) -> None:
+    """The server's clock is moved by hand, the heart's own timer is far away."""
+    clock = ManualClock()
+    world = World(clock=clock)
+    world.port = (await serve(world.app)).port
+    await sign_in(http, world)
+    async with keepalive.connect(world.url, session=http):
+        await until(lambda: world.keepalive.counts.beats == 1)
+        clock.advance(32)
+        await until(lambda: world.keepalive.counts.beats == 2)
+        assert world.keepalive.counts.asks == 1
+
+
+async def test_hours_pass_on_a_clock_that_is_moved_by_hand(serve: Serve, http: ClientSession) -> None:
+    clock = ManualClock()
+    world = World(clock=clock, policy=Policy(absolute_timeout=7200))
+    world.port = (await serve(world.app)).port
+    await sign_in(http, world)
+    events: list[Event] = []
+    counts = world.keepalive.counts
+    async with keepalive.connect(world.url, session=http, clock=clock, on_event=events.append) as heart:
+        while heart.state is not State.ENDED:
+            clock.advance(max(0.0, min(heart.due - clock.monotonic(), 20)))
+            world.keepalive._heart.tick()
+            heart.tick()
+            await asyncio.sleep(0.001)
+            await until(lambda: counts.beats == counts.pings or heart.state is State.ENDED)
+    assert counts.pings > 7200 / 30
+    assert next(event for event in events if isinstance(event, Warning)).why == Reason.ABSOLUTE
+    assert events[-1] == End(Reason.ABSOLUTE)
+
+
+# What it tells.
+
+
+async def test_events_come_by_iteration_and_by_callback(world: World, http: ClientSession) -> None:
+    told: list[Event] = []
+    async with keepalive.connect(world.url, session=http, on_event=told.append) as heart:
+        assert isinstance(await next_of(heart, Beat), Beat)
+        listening = asyncio.create_task(next_of(heart, Push))
+        await asyncio.sleep(0)
+        world.keepalive.push_user("ann", {"price": 42})
+        assert await listening == Push({"price": 42})
+    assert [type(event) for event in told] == [StateChange, StateChange, Beat, Push, StateChange]
+    assert told[:2] == [
+        StateChange(State.CONNECTING, State.IDLE),
+        StateChange(State.OPEN, State.CONNECTING),
+    ]
+
+
+async def test_the_iteration_ends_with_the_session(world: World, http: ClientSession) -> None:
+    async with keepalive.connect(world.url, session=http) as heart:
+        events = aiter(heart)
+        await http.post(f"{world.url}/logout")
+        async with asyncio.timeout(DEADLINE):
+            told = [event async for event in events]
+    assert told[-1] == End(Reason.LOGOUT)
+
+
+async def test_the_iteration_ends_with_the_block(world: World, http: ClientSession) -> None:
+    async with keepalive.connect(world.url, session=http) as heart:
+        events = aiter(heart)
+    async with asyncio.timeout(DEADLINE):
+        told = [event async for event in events]
+    assert told[-1] == StateChange(State.IDLE, State.OPEN)
+    assert [event async for event in heart] == []
+
+
+async def test_a_listener_that_falls_behind_loses_the_oldest(world: World, http: ClientSession) -> None:
+    async with keepalive.connect(world.url, session=http) as heart:
+        events = aiter(heart)
+        for number in range(BACKLOG + 10):
+            world.keepalive.push_user("ann", number)
+            if number % 50 == 0:
+                await asyncio.sleep(0.005)
+        await heart.ping()
+    told = [event.data async for event in events if isinstance(event, Push)]
+    assert told[-1] == BACKLOG + 9
+    assert 0 not in told
+    assert len(told) <= BACKLOG
+
+
+async def test_who_no_longer_listens_costs_nothing(world: World, http: ClientSession) -> None:
+    async with keepalive.connect(world.url, session=http) as heart:
+        await next_of(heart, Beat)
+        gc.collect()
+        assert not heart._listeners
+
+
+async def test_a_callback_that_fails_changes_nothing(
+    world: World, http: ClientSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    def on_event(event: Event) -> None:
+        raise ZeroDivisionError
+
+    async with keepalive.connect(world.url, session=http, on_event=on_event) as heart:
+        await heart.ping()
+    assert "on_event failed" in caplog.text
+
+
+# The end.
+
+
+async def test_a_logout_elsewhere_ends_the_heart(world: World, http: ClientSession) -> None:
+    async with keepalive.connect(world.url, session=http) as heart:
+        ended = asyncio.create_task(heart.wait_ended())
+        await asyncio.sleep(0)
+        async with asyncio.timeout(DEADLINE):
+            await http.post(f"{world.url}/logout")
+            assert (await ended).reason == Reason.LOGOUT
+        assert heart.state is State.ENDED
+        with pytest.raises(SessionEnded) as caught:
+            await heart.ping()
+        assert caught.value.reason == Reason.LOGOUT
+        assert (await heart.wait_ended()).reason == Reason.LOGOUT
+    assert heart.state is State.ENDED
+
+
+async def test_a_ping_that_waits_hears_of_the_end(world: World, http: ClientSession) -> None:
+    async with keepalive.connect(world.url, session=http) as heart:
+        world.sockets = False
+        world.close()
+        await until(lambda: heart.state is State.WAITING)
+        ping = asyncio.create_task(heart.ping())
+        await asyncio.sleep(0)
+        await http.post(f"{world.url}/logout")
+        world.sockets = True
+        with pytest.raises(SessionEnded):
+            await asyncio.wait_for(ping, DEADLINE)
+
+
+@pytest.mark.parametrize("login", [None, "/login"])
+async def test_without_a_session_there_is_no_heart(serve: Serve, login: str | None) -> None:
+    world = World(login=login)
+    world.port = (await serve(world.app)).port
+    with pytest.raises(SessionEnded) as caught:
+        async with keepalive.connect(world.url, cookies={"keepalive": "stale"}):
+            raise AssertionError("entered")
+    assert (caught.value.reason, caught.value.login) == (Reason.UNKNOWN, login)
+    assert "sign in" in str(caught.value)
+
+
+# Coming back.
+
+
+async def test_a_heart_comes_back_after_a_restart(http: ClientSession, tmp_path: Any) -> None:
+    """To the same port, where the sessions are still there."""
+    store = f"sqlite:///{tmp_path / 'sessions.db'}"
+    world = World(store)
+    async with serving(world.app) as served:
+        world.port = served.port
+        await sign_in(http, world)
+        heart = await keepalive.connect(world.url, session=http).__aenter__()
+    try:
+        await until(lambda: heart.state is State.WAITING)
+        again = World(store)
+        runner = web.AppRunner(again.app, access_log=None)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", world.port).start()
+            async with asyncio.timeout(2 * DEADLINE):
+                assert (await heart.ping()).expires_in > 1700
+            assert heart.state is State.OPEN
+        finally:
+            await heart.__aexit__(None, None, None)
+            await runner.cleanup()
+    finally:
+        await heart.__aexit__(None, None, None)
+
+
+async def test_a_login_elsewhere_brings_it_back_with_the_new_cookie(
+    world: World, http: ClientSession
+) -> None:
+    async with keepalive.connect(world.url, session=http) as heart:
+        await sign_in(http, world)  # the same jar: the old id ends, its pages are closed with 4004
+        await until(lambda: heart.state is State.WAITING)
+        assert (await asyncio.wait_for(heart.ping(), DEADLINE)).expires_in > 1700
+
+
+async def test_it_is_the_same_page_until_it_says_goodbye(world: World, http: ClientSession) -> None:
+    """Where sessions end with their last page, a lost connection must not be taken for a closed tab."""
+    closes = world.keepalive.counts.closes
+    async with keepalive.connect(world.url, session=http) as heart:
+        world.close()
+        await until(lambda: len(world.names) == 2 and heart.state is State.OPEN)
+        heart._machine._deadlines["silence"] = SystemClock().monotonic()
+        heart.tick()
+        assert heart.state is State.WAITING
+        await until(lambda: closes[CloseCode.RETURNING])
+        await until(lambda: len(world.names) == 3 and heart.state is State.OPEN)
+    await until(lambda: closes[CloseCode.NORMAL])
+    assert len(set(world.names)) == 1
+    async with keepalive.connect(world.url, session=http):
+        assert len(set(world.names)) == 2
+
+
+async def test_where_sockets_are_blocked_it_polls(world: World, http: ClientSession) -> None:
+    world.sockets = False
+    async with keepalive.connect(world.url, session=http) as heart:
+        assert heart.state is State.POLLING
+        assert (await heart.ping()).expires_in == pytest.approx(1800, abs=1)
+        assert heart.expires_in == pytest.approx(1800, abs=1)
+        assert len(world.posts) <= 3
+        await http.post(f"{world.url}/logout")
+        with pytest.raises(SessionEnded):
+            await heart.ping()
+
+
+async def test_where_sockets_are_blocked_an_unknown_session_is_told_so(world: World) -> None:
+    world.sockets = False
+    with pytest.raises(SessionEnded):
+        async with keepalive.connect(world.url, cookies={"keepalive": "stale"}):
+            raise AssertionError("entered")
+
+
+async def test_a_final_close_code_without_a_word_is_an_end(world: World, http: ClientSession) -> None:
+    async with keepalive.connect(world.url, session=http) as heart:
+        world.close(CloseCode.EVICTED)
+        async with asyncio.timeout(DEADLINE):
+            assert (await heart.wait_ended()).reason == Reason.EVICTED
+
+
+# The cookie.
+
+
+async def test_the_cookie_is_renewed_in_the_jar(serve: Serve, http: ClientSession) -> None:
+    """Where sessions live in the cookie, a beat says `renew`, and a POST brings a fresh one."""
+    clock = ManualClock(wall=time())  # aiohttp-session has the machine's
+    storage = EncryptedCookieStorage(Fernet(Fernet.generate_key()), max_age=60)
+    world = World(storage, clock=clock, policy=Policy(idle_timeout=60, ping_interval=10))
+    world.port = (await serve(world.app)).port
+    await sign_in(http, world)
+    async with keepalive.connect(world.url, session=http) as heart:
+        before = {each.value for each in http.cookie_jar}
+        clock.advance(40)
+        await heart.ping()
+        await until(lambda: world.posts)
+        await until(lambda: before != {each.value for each in http.cookie_jar})
+
+
+# Cancellation.
+
+
+async def connecting(world: World, http: ClientSession) -> None:
+    async with keepalive.connect(world.url, session=http):
+        raise AssertionError("entered")
+
+
+@pytest.mark.parametrize("pause", [0, 1, 2, 5, 10])
+async def test_cancelled_while_it_connects_it_leaves_nothing(
+    world: World, http: ClientSession, pause: int
+) -> None:
+    world.keepalive._doorway = asyncio.Semaphore(0)  # the handshake is never answered
+    before = asyncio.all_tasks()
+    task = asyncio.create_task(connecting(world, http))
+    for _ in range(pause):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not tasks_of(before)
+    world.keepalive._doorway.release()
+
+
+@pytest.mark.parametrize("state", [State.OPEN, State.WAITING, State.POLLING, State.ENDED])
+async def test_cancelled_in_any_state_it_leaves_nothing(
+    world: World, http: ClientSession, state: State
+) -> None:
+    before = asyncio.all_tasks()
+    entered = asyncio.Event()
+    heart = keepalive.connect(world.url, session=http)
+
+    async def hold() -> None:
+        async with heart:
+            entered.set()
+            await asyncio.Event().wait()
+
+    world.sockets = state is not State.POLLING
+    task = asyncio.create_task(hold())
+    await asyncio.wait_for(entered.wait(), DEADLINE)
+    if state is State.WAITING:
+        world.sockets = False
+        world.close()
+    elif state is State.ENDED:
+        await http.post(f"{world.url}/logout")
+    await until(lambda: heart.state is state)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not tasks_of(before)
+
+
+async def test_cancelled_twice_it_still_leaves_nothing(world: World, http: ClientSession) -> None:
+    before = asyncio.all_tasks()
+    async with keepalive.connect(world.url, session=http) as heart:
+        pass
+
+    async def hold() -> None:
+        async with keepalive.connect(world.url, session=http):
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(hold())
+    await until(lambda: world.keepalive.connected[1])
+    task.cancel()
+    await asyncio.sleep(0)
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    assert not tasks_of(before)
+    assert heart.state is State.IDLE
+
+
+async def test_a_ping_can_be_given_up(world: World, http: ClientSession) -> None:
+    async with keepalive.connect(world.url, session=http) as heart:
+        world.sockets = False
+        world.close()
+        await until(lambda: heart.state is State.WAITING)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await heart.ping()
+        assert not heart._beats
+
+
+async def test_a_ping_does_not_wait_for_ever(
+    world: World, http: ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keepalive.client.heart.PATIENCE", 0.1)
+    async with keepalive.connect(world.url, session=http) as heart:
+        world.sockets = False
+        world.close()
+        await until(lambda: heart.state is State.WAITING)
+        with pytest.raises(ServerUnavailable, match="no beat within"):
+            await heart.ping()
+
+
+async def test_what_waits_when_the_heart_is_left_hears_of_it(world: World, http: ClientSession) -> None:
+    heart = keepalive.connect(world.url, session=http)
+    async with heart:
+        ended = asyncio.create_task(heart.wait_ended())
+        await asyncio.sleep(0)
+    with pytest.raises(KeepaliveError, match="left"):
+        await ended
+    with pytest.raises(KeepaliveError, match="async with"):
+        await heart.ping()
+    with pytest.raises(KeepaliveError, match="once"):
+        await heart.__aenter__()
+
+
+async def test_a_session_that_is_closed_under_a_heart_is_an_error_and_no_hang(world: World) -> None:
+    async with ClientSession(cookie_jar=CookieJar(unsafe=True)) as http:
+        await sign_in(http, world)
+        with pytest.raises(ExceptionGroup) as caught:
+            async with keepalive.connect(world.url, session=http) as heart:
+                await heart.ping()
+                await http.close()
+                with pytest.raises(KeepaliveError, match="left"):
+                    await asyncio.wait_for(heart.ping(), DEADLINE)
+    assert "closed" in str(caught.value.exceptions[0])
+
+
+async def test_a_heart_may_be_entered_and_left_in_different_tasks(world: World, http: ClientSession) -> None:
+    """As the fixtures of some test runners do."""
+    heart = keepalive.connect(world.url, session=http)
+    await asyncio.create_task(heart.__aenter__())
+    await heart.ping()
+    await asyncio.create_task(heart.__aexit__(None, None, None))
+    assert heart.state is State.IDLE
+
+
+# Arguments.
+
+
+@pytest.mark.parametrize("url", ["", "app.example", "ftp://app.example", "http://", "/keepalive"])
+def test_a_url_must_be_one(url: str) -> None:
+    with pytest.raises(SettingError, match="https://"):
+        keepalive.connect(url, cookies={})
+
+
+@pytest.mark.parametrize(
+    ("url", "socket"),
+    [
+        ("https://app.example", "https://app.example/keepalive/ws"),
+        ("https://app.example/", "https://app.example/keepalive/ws"),
+        ("https://app.example/keepalive", "https://app.example/keepalive/ws"),
+        ("wss://app.example:8443/a/live/?x=1#y", "https://app.example:8443/a/live/ws"),
+        ("http://[::1]:80/k%20a", "http://[::1]/k%20a/ws"),
+    ],
+)
+def test_where_the_socket_is(url: str, socket: str) -> None:
+    assert str(keepalive.connect(url, cookies={})._address.socket) == socket
+
+
+def test_a_heart_needs_one_source_of_cookies() -> None:
+    with pytest.raises(SettingError, match="session"):
+        keepalive.connect("https://app.example")

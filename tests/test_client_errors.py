@@ -1,0 +1,224 @@
+"""What a client says when it does not get through: one error for each case, soon, and no storm of retries."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from socket import create_server
+
+import pytest
+from aiohttp import ClientSession, CookieJar, TCPConnector, web
+
+import keepalive
+from keepalive import (
+    ConnectError,
+    NotKeepaliveError,
+    OriginError,
+    ServerUnavailable,
+    SessionEnded,
+    TlsError,
+    VersionError,
+)
+from keepalive.client import machine
+
+from .conftest import Serve
+from .raw import DEADLINE, certified
+
+Speak = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def listening(speak: Speak) -> AsyncIterator[int]:
+    """A port where each connection is spoken to like this."""
+    speakers = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        speakers.append(asyncio.current_task())
+        with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            await speak(reader, writer)
+        writer.close()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for speaker in speakers:
+            if speaker is not None:
+                speaker.cancel()
+                await asyncio.gather(speaker, return_exceptions=True)
+
+
+@asynccontextmanager
+async def answering(answer: bytes | None) -> AsyncIterator[tuple[int, list[bytes]]]:
+    """A port where each request gets these bytes, and `None` keeps silent; with what has been asked."""
+    asked: list[bytes] = []
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readline())
+        if answer is None:
+            await reader.read()
+        else:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer)
+
+    async with listening(speak) as port:
+        yield port, asked
+
+
+def http(status: str, body: str = "", *headers: str) -> bytes:
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close", *headers, "", body]
+    return "\r\n".join(lines).encode()
+
+
+async def refused(url: str, **options: object) -> ConnectError:
+    """The error that entering raises, within the time that an entry has."""
+    async with asyncio.timeout(DEADLINE):
+        with pytest.raises(ConnectError) as caught:
+            async with keepalive.connect(url, **({"cookies": {}} | options)):  # type: ignore[arg-type]
+                raise AssertionError("entered")
+    error = caught.value
+    assert error.solution, "it says what to do"
+    return error
+
+
+async def test_no_server() -> None:
+    with create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    error = await refused(f"http://ann:secret@127.0.0.1:{port}")
+    assert type(error) is ServerUnavailable
+    assert error.problem == f"nobody answers at http://127.0.0.1:{port}", "without the password"
+
+
+async def test_a_server_that_takes_the_connection_and_keeps_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "GREETING", 0.2)
+    async with answering(None) as (port, asked):
+        error = await refused(f"http://127.0.0.1:{port}")
+        assert type(error) is ServerUnavailable
+        assert "has said nothing" in error.problem
+        assert len(asked) == 1
+
+
+async def test_a_name_that_does_not_resolve() -> None:
+    assert type(await refused("http://nowhere.invalid")) is ServerUnavailable
+
+
+@pytest.mark.parametrize("status", ["502 Bad Gateway", "503 Service Unavailable", "429 Too Many Requests"])
+async def test_a_server_that_cannot_let_anybody_in_now(status: str) -> None:
+    async with answering(http(status)) as (port, asked):
+        error = await refused(f"http://127.0.0.1:{port}")
+        assert type(error) is ServerUnavailable
+        assert status[:3] in error.problem
+        assert len(asked) <= 2
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        http("404 Not Found"),
+        http("200 OK", "<h1>Hello</h1>"),
+        http("302 Found", "", "Location: /login"),
+        http("400 Bad Request", "no"),
+        http("101 Switching Protocols", "", "Upgrade: websocket", "Sec-WebSocket-Accept: x"),
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"",
+    ],
+)
+async def test_not_our_server(answer: bytes) -> None:
+    async with answering(answer) as (port, asked):
+        error = await refused(f"http://127.0.0.1:{port}")
+        if answer:
+            assert type(error) is NotKeepaliveError
+            assert f"127.0.0.1:{port}" in error.problem
+        else:
+            assert type(error) is ServerUnavailable
+        assert len(asked) < 25, "aiohttp follows ten redirects, twice"
+
+
+async def test_another_websocket(serve: Serve) -> None:
+    async def echo(request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        async for _ in socket:
+            pass
+        return socket
+
+    app = web.Application()
+    app.router.add_get("/keepalive/ws", echo)
+    port = (await serve(app)).port
+    error = await refused(f"http://127.0.0.1:{port}")
+    assert type(error) is NotKeepaliveError
+    assert "another WebSocket" in error.problem
+
+
+async def test_a_server_of_another_protocol_version() -> None:
+    async with answering(http("400 Bad Request", "offer the subprotocol keepalive.v2\n")) as (port, _):
+        error = await refused(f"http://127.0.0.1:{port}")
+    assert type(error) is VersionError
+    assert "keepalive.v2" in error.problem
+
+
+async def test_a_proxy_that_loses_the_subprotocol_is_no_other_version() -> None:
+    async with answering(http("400 Bad Request", "offer the subprotocol keepalive.v1\n")) as (port, _):
+        assert type(await refused(f"http://127.0.0.1:{port}")) is NotKeepaliveError
+
+
+async def test_a_wrong_origin(serve: Serve) -> None:
+    app = web.Application()
+    keepalive.setup(app, "memory://")
+    port = (await serve(app)).port
+    async with ClientSession(headers={"Origin": "https://evil.example"}) as session:
+        error = await refused(f"http://127.0.0.1:{port}", session=session, cookies=None)
+    assert type(error) is OriginError
+    assert "origins" in error.solution
+
+
+async def test_a_certificate_that_nobody_trusts(serve: Serve, tmp_path: Path) -> None:
+    ours, theirs = certified(tmp_path)
+    app = web.Application()
+    keepalive.setup(app, "memory://")
+    port = (await serve(app, tls=ours)).port
+    error = await refused(f"https://localhost:{port}")
+    assert type(error) is TlsError
+    async with ClientSession(connector=TCPConnector(ssl=theirs)) as session:
+        with pytest.raises(SessionEnded):
+            await keepalive.connect(f"https://localhost:{port}", session=session).__aenter__()
+
+
+async def test_https_where_http_is_spoken(serve: Serve) -> None:
+    app = web.Application()
+    keepalive.setup(app, "memory://")
+    port = (await serve(app)).port
+    assert type(await refused(f"https://127.0.0.1:{port}")) is TlsError
+
+
+async def test_an_expired_session(serve: Serve) -> None:
+    """The reason is the server's; the cookie is as good as it ever was."""
+    app = web.Application()
+    heart = keepalive.setup(app, "memory://")
+
+    async def login(request: web.Request) -> web.Response:
+        await heart.start(request, "ann")
+        return web.Response()
+
+    async def logout(request: web.Request) -> web.Response:
+        await heart.end(request)
+        return web.Response()
+
+    app.router.add_post("/login", login)
+    app.router.add_post("/logout", logout)
+    base = f"http://127.0.0.1:{(await serve(app)).port}"
+    async with ClientSession(cookie_jar=CookieJar(unsafe=True)) as session:
+        await session.post(f"{base}/login")
+        cookies = {each.key: each.value for each in session.cookie_jar}
+        await session.post(f"{base}/logout")
+    with pytest.raises(SessionEnded) as caught:
+        await keepalive.connect(base, cookies=cookies).__aenter__()
+    assert caught.value.reason == "logout"
+
+
+async def test_a_session_that_raises_for_every_status_changes_nothing() -> None:
+    answer = http("400 Bad Request", "offer the subprotocol keepalive.v2\n")
+    async with answering(answer) as (port, _), ClientSession(raise_for_status=True) as session:
+        error = await refused(f"http://127.0.0.1:{port}", session=session, cookies=None)
+    assert type(error) is VersionError
