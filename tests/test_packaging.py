@@ -78,7 +78,7 @@ def test_the_metadata_name_four_requirements_and_the_extras(wheel: ZipFile) -> N
     metadata = Parser().parsestr(wheel.read(path).decode())
     assert metadata["Version"] == __version__
     assert metadata["Requires-Python"] == ">=3.11"
-    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["License-Expression"] == "Apache-2.0 AND MIT"  # the latter is uPlot
     required = metadata.get_all("Requires-Dist") or []
     assert names([each for each in required if "extra ==" not in each]) == CORE
     assert set(metadata.get_all("Provides-Extra") or []) == {"server", "redis", "uvloop", "metrics", "test"}

@@ -25,7 +25,7 @@ export const ENGLISH = {
   "ended-absolute": "The session reached the longest time it may last.",
   "ended-logout": "You signed out here or in another window.",
   "ended-revoked": "The site ended the session.",
-  "ended-evicted": "You signed in somewhere else.",
+  "ended-evicted": "Too many pages or sessions were open, and this was the oldest.",
   "ended-unknown": "There is no session for this page any more.",
   login: "Sign in again",
   "signing-in": "Sign in in the other window. Then you can go on here.",

@@ -99,7 +99,7 @@ export class SessionHeart extends Base {
     "ended-absolute": "Signed out: time is up",
     "ended-logout": "Signed out",
     "ended-revoked": "Signed out by the site",
-    "ended-evicted": "Signed out: signed in elsewhere",
+    "ended-evicted": "Closed: too many are open",
     "ended-unknown": "Not signed in",
   };
 

@@ -7,7 +7,7 @@ export const REASON = {
   absolute: "Time is up",
   logout: "Signed out",
   revoked: "Ended by an operator",
-  evicted: "Signed in elsewhere",
+  evicted: "Too many were open",
   unknown: "No such session",
 };
 
