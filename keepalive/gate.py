@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import inf
-from typing import NamedTuple
 
 from aiohttp import hdrs, web
 
@@ -21,37 +20,24 @@ log = logging.getLogger(__name__)
 
 TELL_EVERY = 60.0
 """How often the log tells that pages are turned away for the same reason, in seconds."""
-_ALL = ""
+_ALL = ""  # all handshakes share one bucket
 
-
-class _Answer(NamedTuple):
-    """What is said to whom a limit turns away, and to the operator."""
-
-    kind: type[web.HTTPServiceUnavailable] | type[web.HTTPTooManyRequests]
-    retry_after: int
-    advice: str
-
-
-_ANSWERS = {
-    "files": _Answer(
-        web.HTTPServiceUnavailable,
-        10,
-        "as many pages are open as the file limit, or `pages`, allows: raise it",
-    ),
-    "rate": _Answer(web.HTTPServiceUnavailable, 2, "more come than `handshakes_per_second`"),
-    "address": _Answer(
-        web.HTTPTooManyRequests,
-        30,
-        "an address has `pages_per_address` open; if it is that of a proxy, name it in `trusted_proxies`",
-    ),
-    "misses": _Answer(
-        web.HTTPTooManyRequests,
-        60,
-        "an address has presented cookies of no session, more than `misses_per_minute`; if it is that of a"
-        " proxy, name it in `trusted_proxies`",
-    ),
-    "user": _Answer(web.HTTPTooManyRequests, 30, "a user has `pages_per_user` open"),
+_PROXY = "if that is the address of a proxy, name it in `trusted_proxies`"
+_ADVICE = {
+    "files": "as many pages are open as the file limit, or `pages`, allows: raise it",
+    "rate": "more come than `handshakes_per_second`",
+    "address": f"an address has `pages_per_address` open; {_PROXY}",
+    "user": "a user has `pages_per_user` open",
+    "misses": f"an address has presented more cookies of no session than `misses_per_minute`; {_PROXY}",
 }
+"""What the log says of pages that are turned away."""
+_ANSWERS: dict[str, tuple[type[web.HTTPServiceUnavailable | web.HTTPTooManyRequests], int]] = {
+    "files": (web.HTTPServiceUnavailable, 10),
+    "rate": (web.HTTPServiceUnavailable, 2),
+    "address": (web.HTTPTooManyRequests, 30),
+    "misses": (web.HTTPTooManyRequests, 60),
+}
+"""What those hear who are turned away before the upgrade, and after how many seconds to come again."""
 
 
 class Gate:
@@ -147,13 +133,13 @@ class Gate:
 
     def _turned_away(self, why: str) -> web.HTTPException:
         self._tell(why)
-        answer = _ANSWERS[why]
-        headers = {hdrs.RETRY_AFTER: str(answer.retry_after), hdrs.CACHE_CONTROL: "no-store"}
-        return answer.kind(headers=headers, text="Too many. Please try again later.\n")
+        kind, seconds = _ANSWERS[why]
+        headers = {hdrs.RETRY_AFTER: str(seconds), hdrs.CACHE_CONTROL: "no-store"}
+        return kind(headers=headers, text="Too many. Please try again later.\n")
 
     def _tell(self, why: str) -> None:
         """One line a minute says enough; the counts have the rest."""
         now = self._clock.monotonic()
         if now >= self._told.get(why, now):
             self._told[why] = now + TELL_EVERY
-            log.warning("pages are turned away: %s", _ANSWERS[why].advice)
+            log.warning("pages are turned away: %s", _ADVICE[why])

@@ -54,6 +54,8 @@ LEAST_SPREAD = 3.0
 RETRY = 1.0
 """How long a store that is down is left alone, in seconds, by those who have no ping to answer."""
 
+ABNORMAL = 1006
+"""What stands for a close code where a connection was cut (RFC 6455 §7.1.5)."""
 _GOODBYE = (CloseCode.NORMAL, CloseCode.GOING_AWAY)
 """A page says so itself: its tab is closed, or shows something else."""
 _ASK = encode(Ask())
@@ -97,7 +99,7 @@ class Counts:
     """Touches in each batch that the store has confirmed."""
     ends: Counter[Reason] = field(default_factory=Counter)
     closes: Counter[int] = field(default_factory=Counter)
-    """Closed sockets, by close code; 1006 where nobody said why."""
+    """Closed sockets, by close code; `ABNORMAL` where nobody said why."""
     handshakes: Counter[str] = field(default_factory=Counter)
     """Requests for a socket, by what became of them: `accepted`, or why not."""
     store: Histogram = field(default_factory=Histogram)
@@ -106,6 +108,14 @@ class Counts:
     """From ping to beat, for pings that went to the store: all of a batch count with its slowest, from
     when the first of them was heard until the last beat was written. A ping that is answered from
     the store's last word is answered in the same breath; nobody reads a clock for it."""
+
+    def told_closes(self) -> dict[str, int]:
+        """`closes` for others to read: by the protocol's codes, and `other`.
+
+        A page may choose from two thousand besides, and that many would make reports too long.
+        """
+        known = {str(int(code)): self.closes[code] for code in (*CloseCode, ABNORMAL)}
+        return known | {"other": self.closes.total() - sum(known.values())}
 
 
 class Heart:
@@ -261,8 +271,6 @@ class Heart:
         page.greeted(now)
         self._silent.add(page, page.overdue_at)
         self._time(live, now)
-        if live.counts_pages:
-            self._enqueue(live)  # at once: the session may be about to end, for it had no page
         self.counts.opens += 1
         self._call(self._hooks.on_open, page)
         if len(live.pages) > self._limits.pages_per_session:
@@ -273,8 +281,10 @@ class Heart:
         live = page.live
         if live.over is not None:
             return
+        # The store is told at once that a page has come: the session may be about to end for want of one.
+        comes = page.n < 0 and live.counts_pages
         data = self._heard(page, ping, now)
-        if live.must_ask(now):
+        if comes or live.must_ask(now):
             self._enqueue(live, Waiting(page, ping.n, data))
         else:
             self._beat(page, ping.n, now, data)
@@ -294,7 +304,9 @@ class Heart:
         live = page.live
         if page in live.pages:
             if for_good:
-                live.parted(page)
+                for other in live.parted(page):
+                    other.socket.close(CloseCode.NO_ANSWER, "the page is gone")
+                    self.leave(other)
             live.pages = tuple(other for other in live.pages if other is not page)
             self._changed.add(live.key)
             self._uncount(page)
@@ -311,7 +323,7 @@ class Heart:
         oldest = next(page for page in live.pages if page.heard_at < inf)  # others cannot be told yet
         oldest.socket.send(encode(End(Reason.EVICTED)))
         oldest.socket.close(CloseCode.EVICTED, Reason.EVICTED)
-        self.leave(oldest)
+        self.leave(oldest, for_good=True)
 
     async def ping_once(self, ticket: Ticket, ping: Ping, read_at: float) -> bytes:
         """Answer a ping that came by itself, over HTTP; always with the store's word.
@@ -507,7 +519,7 @@ class Heart:
             while self._queue:
                 batch, queued_at = self._next_batch(), self._queued_at
                 now = self._clock.monotonic()
-                touches = [live.touch(now) for live in batch]
+                touches = [live.touch(now, waiting) for live, waiting in batch.items()]
                 try:
                     async with asyncio.timeout(STORE_TIMEOUT):
                         results = await self._toucher.touch(touches)

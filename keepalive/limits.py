@@ -37,8 +37,8 @@ class Limits:
     """Four fifths of the 2,546 that a core was measured to let in, so that beats go on; as many as
     other servers send when they restart (`heart.LET_IN`), so that no restart is hampered."""
     misses_per_minute: float = 100.0
-    """Cookies of no session that an address may present: each costs a read of the store. People come
-    with one after an outage; whoever guesses comes with thousands."""
+    """Cookies of ours, but of no session, that an address may present: each costs a read of the store.
+    People come with one after an outage; whoever replays them comes with thousands."""
     messages_per_second: float = 10.0
     """Of one page, over a long time; five seconds' worth may come at once. A page pings every 25 s."""
 

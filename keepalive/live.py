@@ -4,7 +4,9 @@ Pure; time is an argument, in monotonic seconds. The heart records the facts and
 decisions.
 """
 
+from collections.abc import Sequence
 from hashlib import sha256
+from itertools import takewhile
 from math import inf
 from typing import NamedTuple, Protocol
 
@@ -70,6 +72,15 @@ class Page:
         self.n = ping.n
         self.visible = ping.visible
         return True
+
+    @property
+    def answers(self) -> bool:
+        """Whether it surely runs: it has pinged, and is not asked why no more.
+
+        A tab that is closed while it connects cannot say goodbye; nor can one whose network is gone, and
+        that may have come back, and been closed, at another server.
+        """
+        return self.n >= 0 and not self.asks
 
     @property
     def overdue_at(self) -> float:
@@ -146,10 +157,17 @@ class Live:
         if is_evidence(idle) and (active_at := now - idle) > self.active_at:
             self.active_at = active_at
 
-    def parted(self, page: Page) -> None:
-        """Record that a page was closed for good, where pages are counted."""
-        if self.counts_pages:
-            self.gone += (page.id,)
+    def parted(self, page: Page) -> list[Page]:
+        """Record that a page was closed for good, where pages are counted.
+
+        Returns:
+            Its older sockets: a page has one at a time, so they were lost, though nobody has noticed.
+        """
+        if not self.counts_pages:
+            return []
+        self.gone += (page.id,)
+        older = takewhile(lambda other: other is not page, self.pages)
+        return [other for other in older if other.id == page.id]
 
     @property
     def counts_pages(self) -> bool:
@@ -191,18 +209,23 @@ class Live:
         # While a warning shows, a request of the app may have moved the deadline at any time.
         return self.debt >= every or self.warned is Reason.IDLE
 
-    def touch(self, now: float) -> Touch:
-        """The line for the next batch: what was earned, seen from `now`."""
+    def touch(self, now: float, waiting: Sequence["Waiting"] = ()) -> Touch:
+        """The line for the next batch: what was earned, seen from `now`, and by whom it is awaited."""
         keep = None if self.earned_at == NEVER else self.earned_at - now
         idle = None if self.active_at == NEVER else now - self.active_at
-        return Touch(self.key, keep, idle, self._news())
+        return Touch(self.key, keep, idle, self._news(waiting))
 
-    def _news(self) -> Pages | None:
-        """What the store has to know of the pages; nothing where they are not counted."""
+    def _news(self, waiting: Sequence["Waiting"]) -> Pages | None:
+        """What the store has to know of the pages; nothing where they are not counted.
+
+        Nor where one pings over HTTP: as any request, that takes back the end which the last page has
+        brought on. What a page that was lost has still earned does not.
+        """
         end_after = self.policy.end_after_last_page
-        if end_after is None or not (self.pages or self.gone):
+        here = tuple(dict.fromkeys(page.id for page in self.pages if page.answers))[-MOST_PAGES:]
+        by_request = any(not page.id for page, _, _ in waiting)
+        if end_after is None or (by_request and not (here or self.gone)):
             return None
-        here = tuple(dict.fromkeys(page.id for page in self.pages[-MOST_PAGES:]))
         return Pages(here, self.gone, end_after)
 
     def hello(self, now: float, spread: float) -> Hello:

@@ -22,7 +22,6 @@ from prometheus_client.registry import Collector
 
 from . import __version__, lines
 from .histogram import Histogram
-from .messages import CloseCode
 from .policy import Reason
 from .web import Keepalive
 from .workers import Seat
@@ -30,8 +29,6 @@ from .workers import Seat
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 PATIENCE = 1.0
 """How long a scrape waits for the other workers, in seconds: one that has stalled is missing in it."""
-ABNORMAL = 1006
-"""What stands for a close code where a connection was cut (RFC 6455 §7.1.5)."""
 
 _HELP = {
     "opens": "Pages that have connected.",
@@ -145,10 +142,7 @@ class _Snapshot(Collector):
             yield CounterMetricFamily(f"keepalive_{name}", text, getattr(counts, name))
         ends = {str(reason): counts.ends[reason] for reason in Reason}
         yield _by("ends", "Sessions that ended with pages open.", "reason", ends)
-        # Those that a page may choose besides would be labels without end.
-        closes = {str(int(code)): counts.closes[code] for code in (*CloseCode, ABNORMAL)}
-        closes["other"] = counts.closes.total() - sum(closes.values())
-        yield _by("closes", "Closed sockets, by close code.", "code", closes)
+        yield _by("closes", "Closed sockets, by close code.", "code", counts.told_closes())
         yield _by("handshakes", "Requests for a socket.", "result", {"accepted": 0} | counts.handshakes)
         yield _histogram("batch_touches", "Touches in a batch that the store has confirmed.", counts.sizes)
         yield _histogram("store_seconds", "How long the store took to confirm a batch.", counts.store, 2)

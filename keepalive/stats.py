@@ -41,7 +41,7 @@ class Figures(msgspec.Struct, kw_only=True):
     ends: dict[str, int] = {}
     """By reason."""
     closes: dict[str, int] = {}
-    """By close code."""
+    """By close code; those that are not the protocol's together as `other`."""
     answers: list[int] = []
     """From ping to beat: how many took how long, in the steps of `keepalive.histogram`."""
     store: list[int] = []
@@ -104,7 +104,7 @@ def teller(
             touches=counts.touches,
             batches=counts.batches,
             ends={reason.value: times for reason, times in counts.ends.items()},
-            closes={str(code): times for code, times in counts.closes.items()},
+            closes={code: times for code, times in counts.told_closes().items() if times},
             answers=answers,
             store=counts.store.counts.copy(),
         )

@@ -166,7 +166,8 @@ class Keepalive:
         live = self._heart.lives.get(key)
         was_alive = await self._door.toucher.end(key, reason)
         if was_alive:
-            audit.ended(key, None if live is None else live.user, reason=reason)
+            address = self._door.trust.address(session) if isinstance(session, web.Request) else ""
+            audit.ended(key, None if live is None else live.user, reason=reason, address=address)
         if was_alive and presented is not None and not presented.new:
             presented.invalidate()  # and nothing else: a cookie by now may be that of the next login
         return was_alive
@@ -414,7 +415,8 @@ class Keepalive:
             found = await _in_time(ask())
             return found
         finally:
-            if found is not Reason.UNKNOWN:
+            # What we have not sealed has cost the store nothing, and anybody in an office can send it.
+            if found is not Reason.UNKNOWN or await self._door.key(request) is None:
                 self._gate.forgive(address)
 
     def is_secure(self, request: web.Request) -> bool:

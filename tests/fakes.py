@@ -125,13 +125,20 @@ class FakePage:
     """A page and its socket, from the side of the browser."""
 
     def __init__(
-        self, heart: Heart, ticket: Ticket, read_at: float, now: Callable[[], float], name: str = ""
+        self,
+        heart: Heart,
+        ticket: Ticket,
+        read_at: float,
+        now: Callable[[], float],
+        name: str = "",
+        *,
+        address: str = "",
     ) -> None:
         self.socket = FakeSocket()
         self._heart = heart
         self._now = now
         self.n = 0
-        self.page: Page = heart.join(ticket, self.socket, read_at, id=name)
+        self.page: Page = heart.join(ticket, self.socket, read_at, address, name)
 
     def open(self) -> None:
         """The handshake is done."""

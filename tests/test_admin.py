@@ -12,20 +12,22 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 from aiohttp_session import SimpleCookieStorage, get_session
 
 import keepalive
 from keepalive import KEEPALIVE, Policy, Reason, SettingError, admin
 from keepalive.admin import access
-from keepalive.admin.access import GUESSES, check_token
+from keepalive.admin.access import GUESSES, Refused, check_token
 from keepalive.admin.api import MAX_BODY, OPERATIONS
-from keepalive.admin.operators import COOKIE, SHIFT
+from keepalive.admin.operators import COOKIE, SHIFT, Operators
 from keepalive.admin.sessions import CHUNK, MOST, Explanation, Search, explain, search, span
 from keepalive.clock import ManualClock
 from keepalive.presence import SessionPresence
 from keepalive.server import make_app as make_server
 from keepalive.settings import Settings
 from keepalive.touchers import Left, Ticket, key_of
+from keepalive.trust import Trust
 
 from .conftest import Answer, Browse, Browser, Serve
 from .fakes import FakePage, FakeSocket, World
@@ -181,6 +183,16 @@ async def test_guesses_are_bounded(desk: Desk, browse: Browse) -> None:
     assert answers[-1].json["solution"]
 
 
+async def test_nobody_keeps_the_operator_out(open_desk: MakeDesk, browse: Browse, clock: ManualClock) -> None:
+    """Behind a proxy that is not named, all come from its address; and under attack operators are needed."""
+    desk = await open_desk(clock=clock)
+    stranger = await browse(desk.port)
+    for headers in _bearer("wrong" * 8), {}:
+        answers = [await stranger.get(f"{API}/stats", headers=headers) for _ in range(120)]
+        assert answers[-1].status == 429
+    assert (await desk.ask("/stats")).status == 200
+
+
 async def test_requests_are_bounded(desk: Desk) -> None:
     statuses = [(await desk.ask("/nothing")).status for _ in range(250)]
     assert set(statuses) == {404, 429}
@@ -223,6 +235,36 @@ async def test_every_use_is_noted(desk: Desk, caplog: pytest.LogCaptureFixture) 
     assert all(act["address"] == "127.0.0.1" for act in acts)
     assert session not in caplog.text
     assert TOKEN not in caplog.text
+
+
+@pytest.mark.parametrize("headers", [{}, {"Origin": "https://evil.example"}, {"Host": "a b"}, BEARER])
+async def test_who_asks_too_often_does_not_fill_the_audit_log(
+    open_desk: MakeDesk,
+    browse: Browse,
+    clock: ManualClock,
+    caplog: pytest.LogCaptureFixture,
+    headers: dict[str, str],
+) -> None:
+    """Nor push what matters out of its queue."""
+    anybody = await browse((await open_desk(clock=clock)).port)
+    with caplog.at_level(logging.INFO, "keepalive.audit"):
+        statuses = [(await anybody.get(f"{API}/stats", headers=headers)).status for _ in range(150)]
+    assert statuses[100:] == [429] * 50
+    assert sum(record.getMessage() == "admin" for record in caplog.records) == 100
+
+
+async def test_who_has_not_asked_for_long_is_forgotten(desk: Desk, clock: ManualClock) -> None:
+    door = access.Access(TOKEN, None, clock, Trust())
+    operators = Operators(door, desk.keepalive, "/")
+    request = make_mocked_request("GET", "/", headers=_bearer("wrong"))
+    door.limit(request)
+    with pytest.raises(Refused):
+        await door.operator(request)
+    await operators.sweep()
+    assert (len(door._requests), len(door._guesses)) == (1, 1)
+    clock.advance(GUESSES[1] / GUESSES[0])
+    await operators.sweep()
+    assert (len(door._requests), len(door._guesses)) == (0, 0)
 
 
 # What is bad gets an error in JSON that says what to do.

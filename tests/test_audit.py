@@ -85,6 +85,7 @@ async def test_ends_by_the_app(serve: Serve, browse: Browse, kept: Kept) -> None
     await other.post("/end_others?user=ann")
     (end,), (all_of_them,) = kept.of("end"), kept.of("end_user")
     assert (end["reason"], end["user"], end["session"]) == ("revoked", "ann", kept.of("login")[0]["session"])
+    assert end["address"] == "127.0.0.1"
     assert (all_of_them["user"], all_of_them["sessions"], all_of_them["reason"]) == ("ann", 0, "revoked")
     assert app[KEEPALIVE].counts.ends[Reason.REVOKED] == 1
 

@@ -428,6 +428,24 @@ async def test_the_cookie_is_renewed_in_the_jar(serve: Serve, http: ClientSessio
         await until(lambda: before != {each.value for each in http.cookie_jar})
 
 
+async def test_a_renewed_cookie_takes_the_place_of_the_one_that_was_given(
+    serve: Serve, http: ClientSession
+) -> None:
+    clock = ManualClock(wall=time())
+    storage = EncryptedCookieStorage(Fernet(Fernet.generate_key()), max_age=60)
+    world = World(storage, clock=clock, policy=Policy(idle_timeout=60, ping_interval=10))
+    world.port = (await serve(world.app)).port
+    await sign_in(http, world)
+    given = {each.key: each.value for each in http.cookie_jar}
+    async with keepalive.connect(world.url, cookies=given) as heart:
+        assert heart._owned is not None
+        jar = heart._owned.cookie_jar
+        clock.advance(40)
+        await heart.ping()
+        await until(lambda: {each.value for each in jar} - {*given.values()})
+        assert len(jar) == 1, "else the one that was given goes first, until the session is over"
+
+
 # Cancellation.
 
 

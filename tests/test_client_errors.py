@@ -20,6 +20,8 @@ from keepalive import (
     VersionError,
 )
 from keepalive.client import machine
+from keepalive.client.address import address_of
+from keepalive.client.link import Link
 
 from .conftest import Serve
 from .raw import DEADLINE, certified
@@ -190,6 +192,45 @@ async def test_https_where_http_is_spoken(serve: Serve) -> None:
     keepalive.setup(app, "memory://")
     port = (await serve(app)).port
     assert type(await refused(f"https://127.0.0.1:{port}")) is TlsError
+
+
+@pytest.mark.parametrize("status", [302, 307])
+async def test_a_redirect_takes_no_cookie_along_in_the_clear(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """Behind a proxy that ends TLS, an app easily redirects to http; a page's WebSocket follows nobody."""
+    asked: list[tuple[str, str | None]] = []
+
+    async def listen(request: web.Request) -> web.Response:
+        asked.append((request.path, request.headers.get("Cookie")))
+        return web.Response(headers={"Set-Cookie": "keepalive=planted"})
+
+    plain = web.Application()
+    plain.router.add_route("*", "/{path:.*}", listen)
+    elsewhere = f"http://localhost:{(await serve(plain)).port}"
+
+    async def redirect(request: web.Request) -> web.Response:
+        return web.Response(status=status, headers={"Location": f"{elsewhere}{request.path}"})
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", redirect)
+    ours, theirs = certified(tmp_path)
+    monkeypatch.setattr("aiohttp.connector._SSL_CONTEXT_VERIFIED", theirs)
+    url = f"https://localhost:{(await serve(app, tls=ours)).port}"
+    await refused(url, cookies={"__Host-keepalive": "secret"})
+    async with ClientSession(connector=TCPConnector(ssl=theirs), cookies={"keepalive": "secret"}) as session:
+        await Link(session, address_of(url)).ask(b"{}")
+        await Link(session, address_of(url)).read_refusal()
+    # aiohttp follows with the handshake, whatever it is told; then without the cookie.
+    assert {path for path, _ in asked} == {"/keepalive/ws"}
+    assert not any("secret" in (cookie or "") for _, cookie in asked)
+
+    asked.clear()
+    async with keepalive.HeartPool(url, ssl=theirs) as pool:
+        heart = pool.add({"keepalive": "secret"})
+        await pool._post(heart, 0)
+        assert heart._cookie == "keepalive=secret"
+    assert asked == []
 
 
 async def test_an_expired_session(serve: Serve) -> None:

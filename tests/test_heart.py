@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from keepalive import heart as heart_module
 from keepalive.heart import MAX_BATCH, MAX_PUSH, REMEMBER_ENDS, STORE_TIMEOUT, Hooks
+from keepalive.limits import Limits
 from keepalive.live import LEAST_DEBT, Live, Page
 from keepalive.messages import Ask, Beat, End, Hello, Ping, Push, Wait, Warning
 from keepalive.policy import Mode, Policy, Reason
@@ -1655,6 +1656,13 @@ async def shared(begin: Begin, request: pytest.FixtureRequest) -> AsyncIterator[
     await other.heart.stop()
 
 
+async def begun(world: World, page: str, name: str = "a") -> FakePage:
+    """Open a page of a session; its first ping follows at once, and with that it counts."""
+    opened = await world.page(name, page)
+    opened.ping()
+    return opened
+
+
 async def is_closing(world: World) -> bool:
     """Whether a session that lives ends for its last page."""
     left = await world.left("a")
@@ -1674,7 +1682,7 @@ async def pass_by(worlds: Sequence[World], seconds: float) -> None:
 @pytest.mark.parametrize("code", [1000, 1001])
 async def test_once_its_last_page_is_closed_a_session_ends(shared: tuple[World, World], code: int) -> None:
     world, _ = shared
-    page = await world.page("a", "p")
+    page = await begun(world, "p")
     await world.advance(100)
     page.leave(code)
     await settle()
@@ -1691,7 +1699,7 @@ async def test_it_does_so_though_the_server_that_saw_it_is_killed_at_once(
     shared: tuple[World, World],
 ) -> None:
     world, other = shared
-    page = await world.page("a", "p")
+    page = await begun(world, "p")
     page.leave()
     await settle()  # one turn of the loop, and the store has it; this server never does anything again
     await other.advance(AFTER)
@@ -1701,14 +1709,15 @@ async def test_it_does_so_though_the_server_that_saw_it_is_killed_at_once(
 async def test_a_reload_does_not_end_it(shared: tuple[World, World]) -> None:
     """At another server, and with nothing that the user has done: the page itself is enough."""
     world, other = shared
-    page = await world.page("a", "p")
+    page = await begun(world, "p")
     await settle()
     before = await world.idle("a")
     page.leave()
     await pass_by(shared, AFTER - 1)
-    again = await other.page("a", "q")
+    again = await begun(other, "q")
     await settle()
-    assert await world.idle("a") == before - AFTER + 1
+    extends = world.policy.mode is Mode.PRESENCE
+    assert await world.idle("a") == (before if extends else before - AFTER + 1)
     await pass_by(shared, 5 * AFTER)
     assert again.closed is None
     again.ping()
@@ -1718,8 +1727,8 @@ async def test_a_reload_does_not_end_it(shared: tuple[World, World]) -> None:
 
 async def test_a_reload_whose_new_page_is_the_quicker(shared: tuple[World, World]) -> None:
     world, other = shared
-    page = await world.page("a", "p")
-    await other.page("a", "q")
+    page = await begun(world, "p")
+    await begun(other, "q")
     await settle()
     page.leave()
     await pass_by(shared, 2 * AFTER)
@@ -1730,14 +1739,14 @@ async def test_a_reload_whose_new_page_is_the_quicker(shared: tuple[World, World
 async def test_what_is_no_goodbye_does_not_end_it(shared: tuple[World, World], code: int) -> None:
     """A lost network, a restart, a frozen page: it may come back, and counts until then."""
     world, other = shared
-    lost = await world.page("a", "p")
-    last = await other.page("a", "q")
+    lost = await begun(world, "p")
+    last = await begun(other, "q")
     await settle()
     lost.leave(code)
     last.leave()
     await pass_by(shared, 2 * AFTER)
     assert not await is_closing(world)
-    back = await other.page("a", "p")
+    back = await begun(other, "p")
     await settle()
     back.leave()
     await settle()
@@ -1748,7 +1757,7 @@ async def test_with_a_page_at_each_of_two_servers_the_second_goodbye_counts(
     shared: tuple[World, World],
 ) -> None:
     world, other = shared
-    here, there = await world.page("a", "p"), await other.page("a", "q")
+    here, there = await begun(world, "p"), await begun(other, "q")
     await settle()
     here.leave()
     await pass_by(shared, 2 * AFTER)
@@ -1764,17 +1773,96 @@ async def test_a_page_that_has_reconnected_is_not_closed_by_its_old_socket(
     shared: tuple[World, World],
 ) -> None:
     world, _ = shared
-    old = await world.page("a", "p")
-    await world.page("a", "p")
+    old = await begun(world, "p")
+    await begun(world, "p")
     await settle()
     old.leave(1000)
     await settle()
     assert not await is_closing(world)
 
 
+async def test_a_page_that_goes_while_it_connects_is_not_waited_for(shared: tuple[World, World]) -> None:
+    """A browser that closes a tab then cuts the connection, and says nothing."""
+    world, other = shared
+    hasty = [await world.page("a", "q"), await other.page("a", "r")]
+    page = await begun(world, "p")
+    await settle()
+    for each in hasty:
+        each.leave(1006)
+    page.leave()
+    await settle()
+    assert await is_closing(world)
+
+
+async def test_a_page_that_had_to_make_room_is_gone(begin: Begin) -> None:
+    world = await begin(Policy(**RULES))
+    world.heart._limits = Limits(pages_per_session=2)
+    pages = []
+    for name in "pqr":
+        pages.append(await begun(world, name))
+        await settle()
+    assert pages[0].closed == 4505
+    for page in pages[1:]:
+        page.leave()
+    await settle()
+    assert await is_closing(world)
+
+
+async def test_with_a_page_go_its_older_sockets(begin: Begin) -> None:
+    """Lost with a network that is gone, which no server notices for a while."""
+    world = await begin(Policy(**RULES))
+    lost = await begun(world, "p")
+    page = await begun(world, "p")
+    other = await begun(world, "q")
+    await settle()
+    page.leave()
+    assert (lost.closed, other.closed, world.heart.pages) == (4001, None, 1)
+    other.leave()
+    await settle()
+    assert await is_closing(world)
+
+
+@pytest.mark.parametrize("mode", [Mode.PRESENCE, Mode.ACTIVITY])
+@pytest.mark.parametrize("after", [10.0, 50.0])  # before and after the debt is paid
+async def test_what_a_lost_page_has_earned_does_not_take_back_the_end(
+    begin: Begin, mode: Mode, after: float
+) -> None:
+    """A page comes back at another server and is closed there, before this one notices the loss."""
+    rules = {**RULES, "ping_interval": 25, "touch_every": 40, "end_after_last_page": 200}
+    one = await begin(Policy(**rules, mode=mode))
+    other = one.beside()
+    other.heart.start()
+    lost = await begun(one, "p")
+    await pass_by([one, other], 5)
+    lost.ping(0.0)  # owed to the store
+    await pass_by([one, other], 1)
+    back = await begun(other, "p")
+    await settle()
+    back.leave()
+    await settle()
+    assert await is_closing(one)
+    await pass_by([one, other], after)
+    lost.leave(1006)
+    await settle()
+    assert await is_closing(one)
+    await other.heart.stop()
+
+
+async def test_a_ping_over_http_takes_back_the_end(shared: tuple[World, World]) -> None:
+    world, other = shared
+    page = await begun(world, "p")
+    await settle()
+    page.leave()
+    await settle()
+    assert await is_closing(world)
+    ticket, read_at = await other.ticket("a")
+    await other.heart.ping_once(ticket, Ping(1, idle=1.0), read_at)
+    assert not await is_closing(world)
+
+
 async def test_a_goodbye_during_an_outage_is_told_afterwards(shared: tuple[World, World]) -> None:
     world, _ = shared
-    page = await world.page("a", "p")
+    page = await begun(world, "p")
     await settle()
     world.toucher.down()
     page.leave()
@@ -1788,7 +1876,7 @@ async def test_a_goodbye_during_an_outage_is_told_afterwards(shared: tuple[World
 
 async def test_a_goodbye_just_before_the_server_stops_is_told(begin: Begin) -> None:
     world = await begin(Policy(**RULES))
-    page, other = await world.page("a", "p"), await world.page("b", "q")
+    page, other = await begun(world, "p"), await begun(world, "q", "b")
     await settle()
     page.leave()
     await world.heart.stop()
@@ -1800,7 +1888,7 @@ async def test_a_goodbye_just_before_the_server_stops_is_told(begin: Begin) -> N
 async def test_a_page_that_the_store_has_lost_is_told_again(begin: Begin) -> None:
     """Whatever the reason: with the next touch, which a page that pings brings on."""
     world = await begin(Policy(**RULES))
-    page = await world.page("a", "p")
+    page = await begun(world, "p")
     await settle()
     await world.store.touch([Touch(key_of("a"), None, pages=Pages((), ("p",), 100.0))])
     await world.advance(35)
@@ -1816,7 +1904,9 @@ async def test_a_storm_of_pages_is_told_in_batches(begin: Begin) -> None:
         await world.login(name)
     tickets = [await world.ticket(name) for name in names]
     for ticket in tickets:
-        FakePage(world.heart, *ticket, world.clock.monotonic, "p").open()
+        page = FakePage(world.heart, *ticket, world.clock.monotonic, "p")
+        page.open()
+        page.ping()
     await settle()
     assert [len(batch) for batch in world.toucher.batches] == [MAX_BATCH] * 5
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from keepalive.live import Live, Page
+from keepalive.live import Live, Page, Waiting
 from keepalive.messages import Ping
 from keepalive.policy import Mode, Policy, Reason
 from keepalive.touchers import MOST_PAGES, Left, Pages, Ticket, Touch, key_of
@@ -152,9 +152,12 @@ def counted() -> Live:
 
 def test_who_is_here_and_who_has_gone_is_told() -> None:
     session = counted()
-    assert session.touch(NOW).pages is None
+    assert session.touch(NOW).pages == Pages((), (), 20)
     pages = [Page(session, FakeSocket(), id=name) for name in ("p", "q", "q")]
     session.pages = tuple(pages)
+    assert session.touch(NOW).pages == Pages((), (), 20)
+    for page in pages:
+        page.heard(Ping(1), NOW)
     assert session.touch(NOW).pages == Pages(("p", "q"), (), 20)
     session.parted(pages[0])
     session.pages = (pages[2],)
@@ -180,13 +183,17 @@ def test_a_goodbye_is_told_until_the_store_has_confirmed_it() -> None:
     session.confirm(Left(600, 3600), NOW, told)
     assert session.touch(NOW).pages == Pages((), ("q",), 20)
     session.confirm(Left(20, 3600, closing=True), NOW, session.touch(NOW))
-    assert session.touch(NOW).pages is None
+    assert session.touch(NOW).pages == Pages((), (), 20)
+    by_request = Waiting(Page(session, FakeSocket()), 1, None)
+    assert session.touch(NOW, [by_request]).pages is None
 
 
 def test_of_many_pages_the_newest_are_told() -> None:
     session = counted()
     names = [f"p{number}" for number in range(MOST_PAGES + 5)]
     session.pages = tuple(Page(session, FakeSocket(), id=name) for name in names)
+    for page in session.pages:
+        page.heard(Ping(1), NOW)
     told = session.touch(NOW).pages
     assert told is not None
     assert told.here == tuple(names[5:])

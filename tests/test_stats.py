@@ -42,6 +42,19 @@ async def test_a_node_tells_what_it_has_and_what_has_been() -> None:
     await world.stop()
 
 
+async def test_close_codes_that_pages_make_up_do_not_make_a_report_long() -> None:
+    """It goes to all nodes once a second, and to each dashboard in a push, which has a limit."""
+    world = await World().start()
+    tell = teller(world.heart, Lag(), world.clock.monotonic, lambda: True)
+    world.heart.counts.closes.update(range(3000, 5000))
+    closes = tell().closes
+    assert len(closes) < 30
+    assert sum(closes.values()) == 2000
+    assert closes["other"] > 1900
+    assert closes["4001"] == 1
+    await world.stop()
+
+
 @pytest.mark.parametrize(("touch_every", "slow"), [(0.0, 3), (60.0, 0)])
 async def test_a_beat_that_waited_for_the_store_took_as_long(touch_every: float, slow: int) -> None:
     """What is answered from the store's last word did not wait, and counts all the same."""

@@ -52,7 +52,7 @@ def mount(
         raise SettingError("there is neither an admin token nor an authorize hook", HOW_TO)
     base = f"{prefix}/admin"
     access = Access(token, authorize, keepalive.clock, keepalive.door.trust)
-    operators = Operators(access.visitor, access.seal(), keepalive, f"{base}/")
+    operators = Operators(access, keepalive, f"{base}/")
     watch = Watch(keepalive)
     desk = keepalive.beside(operators)
     api = Api(keepalive, access, operators, watch)

@@ -109,22 +109,31 @@ class Access:
         self._requests = Buckets(*REQUESTS)
         self._guesses = Buckets(*GUESSES)
 
+    def limit(self, request: web.Request) -> None:
+        """Let an address ask only so often, and for itself whoever has the token there.
+
+        Behind a proxy that is not named all have one address: else anybody could keep the operator out.
+
+        Raises:
+            Refused: it has asked too often.
+        """
+        whose = f"{self._trust.address(request)} {self._bearer(request) or ''}"
+        if not self._requests.take(whose, self._clock.monotonic()):
+            raise _too_many(1)
+
     async def operator(self, request: web.Request) -> str:
         """Who makes a request.
 
         Raises:
-            Refused: nobody that may, or too often.
+            Refused: nobody that may, or an address that has guessed too often.
         """
-        address, now = self._trust.address(request), self._clock.monotonic()
-        if not self._requests.take(address, now):
-            raise _too_many(1)
         if hdrs.AUTHORIZATION in request.headers:
-            # Also of those who have the token by now: else it could be guessed at, at full speed.
-            if not self._guesses.take(address, now):
-                raise _too_many(1 / GUESSES[0])
             name = self._bearer(request)
-            if name is not None:
-                self._guesses.give_back(address, now)
+            # The token is too long to be guessed at any speed (NIST SP 800-63B §5.1.2.2: from 64 bits on);
+            # this bounds what guesses cost, and who has it need not wait for those of others.
+            address, now = self._trust.address(request), self._clock.monotonic()
+            if name is None and not self._guesses.take(address, now):
+                raise _too_many(1 / GUESSES[0])
         else:
             name = await self.visitor(request)
         if name is not None:
@@ -136,6 +145,12 @@ class Access:
     async def visitor(self, request: web.Request) -> str | None:
         """Who makes a request, by the hook alone: a browser sends no token when it opens a socket."""
         return None if self._authorize is None else await self._authorize(request)
+
+    def sweep(self) -> None:
+        """Forget the addresses that have not asked for long."""
+        now = self._clock.monotonic()
+        self._requests.sweep(now)
+        self._guesses.sweep(now)
 
     def seal(self) -> Seal:
         """Seals what an operator's browser may keep: alike on all nodes with the same token."""

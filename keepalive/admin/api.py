@@ -28,7 +28,6 @@ PATIENCE = 5.0
 """What takes longer has failed, in seconds; a request must be whole by then, too."""
 MAX_BODY = MAX_PUSH + 1024
 """The longest body of a request, in bytes."""
-_HEADERS = {hdrs.CACHE_CONTROL: "no-store", "X-Content-Type-Options": "nosniff"}
 
 
 class Problem(Struct):
@@ -147,10 +146,11 @@ class Api:
             by_method[hdrs.METH_HEAD] = by_method[hdrs.METH_GET]
 
         async def serve(request: web.Request) -> web.Response:
-            response = web.Response(content_type="application/json", headers=_HEADERS)
+            response = web.Response(content_type="application/json")
             operation = by_method.get(request.method)
             operator, key = "nobody", b""
             try:
+                self._access.limit(request)
                 self._keepalive.refuse_foreign(request)
                 operator = await self._access.operator(request)
                 if not by_method:
@@ -169,9 +169,10 @@ class Api:
                 response.headers.update(refused.headers)
                 answer = Problem(refused.problem, refused.solution)
             response.body = msgspec.json.encode(answer)
-            action = "unknown" if operation is None else operation.name
-            address = self._keepalive.door.trust.address(request)
-            note(Audit(operator, address, action, response.status, key[:8].hex() or None))
+            if response.status != 429:  # else anybody could fill the log, and push the rest out of its queue
+                action = "unknown" if operation is None else operation.name
+                address = self._keepalive.door.trust.address(request)
+                note(Audit(operator, address, action, response.status, key[:8].hex() or None))
             return response
 
         return serve

@@ -5,7 +5,7 @@ what lets the dashboard's page in is a hook that knows the request, or a sealed 
 for the token. The cookie opens this socket and nothing else, and all that comes through it is figures.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from hashlib import sha256
 
 from aiohttp import web
@@ -13,9 +13,9 @@ from msgspec import json
 
 from ..errors import SettingError
 from ..policy import Mode, Policy, Reason
-from ..seal import Seal
 from ..touchers import Ended, Left, Ticket, Touch
 from ..web import Keepalive
+from .access import Access
 
 COOKIE = "keepalive-operator"
 SHIFT = 12 * 3600.0
@@ -30,25 +30,18 @@ class Operators:
     the app closes the dashboard, too.
 
     Args:
-        visitor: the hook.
-        seal: for the cookies.
+        access: has the hook, and the seal for the cookies.
         keepalive: has the app's sessions.
         path: where the cookie is sent to.
     """
 
     user_key = "operator"
 
-    def __init__(
-        self,
-        visitor: Callable[[web.Request], Awaitable[str | None]],
-        seal: Seal,
-        keepalive: Keepalive,
-        path: str,
-    ) -> None:
+    def __init__(self, access: Access, keepalive: Keepalive, path: str) -> None:
         self.toucher = self
         self.trust = keepalive.door.trust
-        self._visitor = visitor
-        self._seal = seal
+        self._access = access
+        self._seal = access.seal()
         self._app = keepalive.door
         self._clock = keepalive.clock
         self._path = path
@@ -68,7 +61,7 @@ class Operators:
         )
 
     async def sign_out(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Take it back, also from whoever has copied it."""
+        """Take it back; in this process also from whoever has copied it. It shows figures and no more."""
         if (key := self._key_in(request)) is not None:
             await self.end(key, Reason.LOGOUT)
         response.del_cookie(
@@ -82,7 +75,7 @@ class Operators:
         key, operator = self._key_in(request), None
         if key is not None:
             operator = self._cookie_of(request)[0]
-        elif (operator := await self._visitor(request)) is not None:
+        elif (operator := await self._access.visitor(request)) is not None:
             key = await self._app.key(request)
             if key is None:  # the hook goes by something else, which nobody can look up again
                 key = sha256(f"operator {operator}".encode(errors="surrogatepass")).digest()
@@ -113,6 +106,7 @@ class Operators:
 
     async def sweep(self) -> None:
         """Forget whose time is up."""
+        self._access.sweep()
         now = self._clock.wall()
         self._until = {key: until for key, until in self._until.items() if until > now}
         self._over &= self._until.keys()

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
+from http.cookies import SimpleCookie
 from math import inf
 from random import random
 from types import TracebackType
@@ -106,7 +107,12 @@ class Heart:
         if self._http is None:
             jar = aiohttp.CookieJar(unsafe=True)  # which also has cookies for hosts without a name
             self._http = self._owned = aiohttp.ClientSession(cookie_jar=jar)
-            jar.update_cookies(self._cookies or {}, self._address.base)
+            for name, value in (self._cookies or {}).items():
+                cookie = SimpleCookie({name: value})
+                cookie[name]["path"] = "/"  # as the server sets it, so that what it renews takes its place
+                # A handshake follows redirects: what was given for https must not go out by http.
+                cookie[name]["secure"] = self._address.base.scheme == "https"
+                jar.update_cookies(cookie, self._address.base)
         self._link = Link(self._http, self._address)
         self._opened: asyncio.Future[None] = loop.create_future()
         self._over = asyncio.Event()  # or left

@@ -64,6 +64,7 @@ class Link:
                 data=ping,
                 headers={"Content-Type": "application/json"},
                 timeout=aiohttp.ClientTimeout(total=POST_TIMEOUT),
+                allow_redirects=False,  # nobody else answers for this server
                 raise_for_status=False,
             ) as response:
                 return decode_answer(await response.read())
@@ -74,7 +75,7 @@ class Link:
         """What a refused handshake was told; aiohttp keeps the text to itself, so ask once more."""
         try:
             async with self._http.get(
-                self._address.socket, headers=_HANDSHAKE, raise_for_status=False
+                self._address.socket, headers=_HANDSHAKE, allow_redirects=False, raise_for_status=False
             ) as response:
                 return (await response.content.read(1024)).decode(errors="replace")
         except (aiohttp.ClientError, OSError):

@@ -10,6 +10,7 @@ import ssl as tls
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from http.cookies import CookieError, SimpleCookie
+from itertools import count
 from math import inf
 from random import random
 from secrets import token_hex
@@ -73,7 +74,8 @@ class HeartPool:
         self._on_event = on_event
         secure = self._address.base.scheme == "https"
         self._tls = (ssl or tls.create_default_context()) if secure else None
-        self._name = token_hex(4)  # with which the pages of this pool have names of their own
+        self._name = token_hex(4)  # with which, and their number, its pages have names of their own
+        self._numbers = count()
         self._hearts: set[PoolHeart] = set()
         self._waiting: deque[PoolHeart] = deque()  # to be started
         self._new: set[PoolHeart] = set()  # neither greeted nor refused yet
@@ -305,6 +307,7 @@ class HeartPool:
                 data=self._ping(heart, n),
                 headers=headers,
                 timeout=aiohttp.ClientTimeout(total=POST_TIMEOUT),
+                allow_redirects=False,  # nobody else answers for this server, or sets its cookies
             ) as response:
                 message = decode_answer(await response.read())
                 heart._renew(response.headers.getall("Set-Cookie", []))
@@ -321,7 +324,7 @@ class HeartPool:
     def _request(self, heart: "PoolHeart") -> bytes:
         url = self._address.socket
         try:
-            path = f"{url.raw_path}?page={self._name}-{id(heart):x}"
+            path = f"{url.raw_path}?page={self._name}-{heart._number:x}"
             return request(path, url.host_port_subcomponent or "", heart._cookie)
         except ValueError:
             raise SettingError(
@@ -332,12 +335,13 @@ class HeartPool:
 class PoolHeart:
     """One session in a pool. Made by `HeartPool.add`."""
 
-    __slots__ = ("_active_at", "_cookie", "_machine", "_pool", "_socket", "_timed_at", "error")
+    __slots__ = ("_active_at", "_cookie", "_machine", "_number", "_pool", "_socket", "_timed_at", "error")
 
     def __init__(self, pool: HeartPool, cookie: str) -> None:
         self.error: ConnectError | None = None
         """Why it was refused, and tries no more."""
         self._pool = pool
+        self._number = next(pool._numbers)
         self._cookie = cookie
         self._machine = Machine()
         self._socket: Socket | None = None

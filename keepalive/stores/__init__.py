@@ -117,7 +117,12 @@ def open_store(url: str, *, clock: Clock | None = None) -> SessionStore:
     Raises:
         SettingError: no store goes by such a URL.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise SettingError(
+            "the store's URL is none", "write special characters in its password as %XX, such as %5B for ["
+        ) from None
     if parts.scheme in _REDIS:
         try:
             from .redis import RedisStore

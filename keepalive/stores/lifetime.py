@@ -18,7 +18,7 @@ late, or comes right after the absolute deadline, hears the reason rather than `
 
 def changes(line: Touch) -> bool:
     """Whether a line of a batch changes a session that lives; otherwise it merely asks."""
-    return line.keep is not None or line.idle is not None or line.pages is not None
+    return line.keep is not None or is_evidence(line.idle) or line.pages is not None
 
 
 @dataclass(slots=True)

@@ -223,7 +223,7 @@ def _clients_for(url: str) -> Callable[[], Sequence[Any]]:
     }
     try:
         if parts.scheme in ("redis", "rediss"):
-            Redis.from_url(url)  # to find out now what is wrong with it
+            Redis.from_url(url).connection_pool.make_connection()  # to find out now what is wrong with it
             return lambda: [Redis.from_url(url, **options)]
         user = {"username": unquote(parts.username or ""), "password": unquote(parts.password or "")}
         query = dict(parse_qsl(parts.query))
@@ -246,7 +246,7 @@ def _clients_for(url: str) -> Callable[[], Sequence[Any]]:
         options |= _tls(parts, query) | user
         nodes = _hosts(parts, _PORT)
         return lambda: [RedisCluster(startup_nodes=[ClusterNode(*node) for node in nodes], **options)]
-    except ValueError:
+    except (ValueError, TypeError):  # an option that redis-py does not know is of the latter
         raise SettingError(
             f"this {parts.scheme} URL names no Redis",
             "write it like redis://host:6379/0, redis+sentinel://one:26379,two:26379/service, or"

@@ -27,7 +27,7 @@ from hypothesis.stateful import (
 
 from keepalive.clock import ManualClock
 from keepalive.errors import StoreError, StoreUnavailable
-from keepalive.policy import Policy, Reason
+from keepalive.policy import Policy, Reason, is_evidence
 from keepalive.stores import Record, SessionStore
 from keepalive.touchers import MOST_PAGES, Ended, Left, Pages, Touch, key_of
 
@@ -815,7 +815,7 @@ class StoreMachine(RuleBasedStateMachine):
                     session.idle_at = min(max(session.idle_at, now + line.keep), session.absolute_at)
                 if line.pages is not None:
                     session.count(line.pages, now)
-                elif line.keep is not None or line.idle is not None:
+                elif line.keep is not None or is_evidence(line.idle):
                     session.closes_at = inf
             expected.append(self.left(line.key))
         assert list(self.run(self.store.touch(lines))) == expected

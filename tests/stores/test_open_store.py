@@ -61,10 +61,12 @@ async def test_the_clock_of_the_machine_is_the_default() -> None:
         "redis+cluster://:secret@one:port",
         "redis://:secret@one:port",
         "redis://:secret@one/0?max_connections=many",
+        "redis://:secret@one/0?bogus=1",
+        "redis://:secret[@one/0",
     ],
 )
 def test_other_urls_are_refused_with_advice(url: str) -> None:
-    with pytest.raises(SettingError, match=r"use sqlite:///|write it like redis") as caught:
+    with pytest.raises(SettingError, match=r"use sqlite:///|write it like redis|as %XX") as caught:
         open_store(url)
     assert "secret" not in str(caught.value)
 

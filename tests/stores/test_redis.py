@@ -711,7 +711,7 @@ def nodes(tmp_path: Path) -> Iterator[Cluster]:
         yield nodes
 
 
-async def test_an_end_reaches_all_nodes_of_a_cluster(nodes: Cluster, opened: Open) -> None:
+async def test_an_end_reaches_all_nodes_of_a_cluster(nodes: Cluster, opened: Open, patient: None) -> None:
     stores = [await opened(nodes.url)]
     while min(listeners(node) for node in nodes.primaries) == 0:
         stores.append(await opened(nodes.url))  # each listens to a node by chance

@@ -538,7 +538,7 @@ async def test_an_unknown_reason_is_still_an_end(store: SqliteStore, path: Path)
 
 async def test_a_call_that_makes_no_sense_is_a_bug_and_no_outage(store: SqliteStore) -> None:
     with pytest.raises(sqlite3.ProgrammingError):
-        await store.create(A, data=b"", user=["ann"], policy=POLICY)  # type: ignore[arg-type]
+        await store.create(A, data=["ann"], user=None, policy=POLICY)  # type: ignore[arg-type]
     await signed_in(store, A)
 
 
