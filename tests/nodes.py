@@ -217,7 +217,8 @@ class Visitor:
             if loop.time() >= ping_at:
                 n, ping_at = n + 1, loop.time() + interval
                 sent[n] = loop.time()
-                await socket.send_str(json.dumps({"type": "ping", "n": n}))
+                with suppress(ClientError, ConnectionError):  # it is lost, as what is received next tells
+                    await socket.send_str(json.dumps({"type": "ping", "n": n}))
             silent_at = heard_at + 2 * interval + 5
             try:
                 message = await socket.receive(max(0.0, min(ping_at, silent_at) - loop.time()))
