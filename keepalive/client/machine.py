@@ -462,7 +462,7 @@ def _delay(m: Machine, turn: _Turn) -> float:
 
     Never over half of what remains of the session: to come back after its end saves nothing.
     """
-    most = m._spread if m._failures <= 1 else min(MOST_DELAY, 2.0 ** (m._failures - 1))
+    most = m._spread if m._failures <= 1 else min(MOST_DELAY, 2.0 ** min(m._failures - 1, 10))
     left = 0.0 if m.expires_at is None else m.expires_at - turn.now
     if left > 0:
         most = min(most, left / 2)
