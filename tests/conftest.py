@@ -21,6 +21,8 @@ from .discretion import pytest_runtest_setup, pytest_runtest_teardown  # noqa: F
 from .raw import Headers, RawPage, Served, handshake, serving
 from .redis import redis_server
 
+pytest_plugins = ["pytest_keepalive"]  # which an installed package brings by itself
+
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 

@@ -67,10 +67,26 @@ def test_the_wheel_holds_the_package_and_the_browser_side(wheel: ZipFile) -> Non
 def test_the_wheel_holds_nothing_else(wheel: ZipFile) -> None:
     dist_info = f"session_keepalive-{__version__}.dist-info/"
     for name in wheel.namelist():
-        assert name.startswith(("keepalive/", dist_info))
+        assert name.startswith(("keepalive/", dist_info)) or name == "pytest_keepalive.py"
         assert "node_modules" not in name
         assert not name.endswith((".d.ts", ".pyc"))
         assert name.startswith("keepalive/transcripts/") or not name.endswith(".json")
+
+
+def test_the_wheel_brings_the_pytest_plugin(wheel: ZipFile, tmp_path: Path) -> None:
+    """As an installed one does: without an option, and without an import before a test asks for it."""
+    wheel.extractall(tmp_path)
+    (tmp_path / "test_it.py").write_text(
+        "import sys\n\ndef test_it(pytestconfig):\n"
+        "    assert pytestconfig.pluginmanager.hasplugin('pytest_keepalive')\n"
+        "    assert not {'keepalive', 'aiohttp_session', 'msgspec', 'cryptography'} & set(sys.modules)\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:schemathesis"]
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [*command, "test_it.py"], cwd=tmp_path, env=environ, capture_output=True, text=True, check=False
+    )
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
 
 
 def test_the_metadata_name_four_requirements_and_the_extras(wheel: ZipFile) -> None:
@@ -101,7 +117,7 @@ def test_the_source_distribution_can_be_built_and_tested(built: Path) -> None:
     with tarfile.open(built / f"session_keepalive-{__version__}.tar.gz") as archive:
         held = {name.removeprefix(top) for name in archive.getnames()}
     wanted = ["pyproject.toml", "run.py", "LICENSE", "SECURITY.md", "web/define.js", "web/package-lock.json"]
-    wanted += ["Makefile", "scripts/pythons", "requirements/test.txt", "tests/test_packaging.py"]
+    wanted += ["Makefile", "scripts/pythons", "requirements/test.txt", "tests/test_packaging.py", "pytest_keepalive.py"]
     assert not set(wanted) - held
     assert not [name for name in held if "node_modules" in name]
 
