@@ -12,8 +12,8 @@ def main(arguments: Sequence[str] | None = None, *, demo: bool = False) -> int:
         demo: whether `serve` mounts the demo app.
 
     Returns:
-        The exit code: 0 after a clean stop, 1 when it could not serve, 2 for a mistake in what it
-        was told.
+        The exit code: 0 when all is well, 1 when something failed, 2 for a mistake in what it was
+        told, 3 for a session that is over; from `hold`, that of its command.
     """
     try:
         from . import cli  # noqa: PLC0415 - the core installs without what the command line needs

@@ -1,13 +1,12 @@
 """The command line: serves, and helps those who operate a server.
 
 Whatever goes wrong is told in one line that says what to change: exit code 2 for a mistake in
-what we were told, 1 for what keeps us from doing it.
+what we were told, 1 for what keeps us from doing it, and 3 for a session that is over.
 """
 
 import asyncio
 import json
 import os
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial, wraps
 from pathlib import Path
@@ -18,16 +17,17 @@ import click
 from cryptography.fernet import Fernet
 from rich.console import RenderableType
 
-from . import __version__, doctor, server, show
+from . import __version__, cli_client, doctor, server, show
 from .admin import find_token
 from .admin.access import TOKEN
-from .errors import KeepaliveError, SettingError
+from .errors import KeepaliveError, SessionEnded, SettingError
 from .finding import Finding, Level
 from .remote import HERE, Remote, path_of
 from .seal import ENVIRONMENT
 from .settings import SETTINGS, Settings, gather, load
 from .workers import bind, supervise
 
+_CODES = {SettingError: 2, SessionEnded: 3}
 _Answer = tuple[Any, RenderableType]
 """What was answered, and how people see it."""
 
@@ -76,7 +76,7 @@ def _serve(demo: bool, /, config: str | None, **options: Any) -> int:
     """
     settings = load(options, os.environ, config)
     for advice in settings.policy().advice():
-        _say(f"note: {advice}")
+        show.say(f"note: {advice}")
     if settings.workers > 1:
         work = partial(_work, settings, demo)
         return supervise(
@@ -86,7 +86,7 @@ def _serve(demo: bool, /, config: str | None, **options: Any) -> int:
             settings.port,
             drain=settings.drain,
             ready=partial(_announce, settings),
-            say=_say,
+            say=show.say,
         )
     with bind(settings.host, settings.port) as listener:
         ready = partial(_announce, settings, listener.getsockname()[1])
@@ -130,7 +130,7 @@ def _check_config(config: str | None, as_json: bool, **options: Any) -> None:
     else:
         show.show(show.settings(rows))
     for advice in settings.policy().advice():
-        _say(f"note: {advice}")
+        show.say(f"note: {advice}")
 
 
 @_command.command("doctor")
@@ -187,7 +187,9 @@ def _remote(command: Callable[..., Any]) -> Callable[..., Any]:
             raise SettingError("there is no admin token", f"set {TOKEN} or --admin-token-file")
         remote = Remote(url, token)
         if remote.exposes_token:
-            _say("note: the admin token goes over the network in the clear: use https, or a tunnel by ssh")
+            show.say(
+                "note: the admin token goes over the network in the clear: use https, or a tunnel by ssh"
+            )
         answer, shown = command(remote, **options)
         if as_json:
             click.echo(json.dumps(answer))
@@ -246,25 +248,26 @@ def _stats(remote: Remote) -> _Answer:
     return told, show.stats(told)
 
 
+# For whoever has a session.
+
+for _each in cli_client.COMMANDS:
+    _command.add_command(_each)
+
+
 def _told(action: Callable[[], Any]) -> int:
     """The exit code of an action, or of what kept it from being done, which is told."""
     try:
         code: int | None = action()
     except click.ClickException as error:
-        _say(error.format_message())
+        show.say(error.format_message())
         return 2
     except click.Abort:  # Ctrl-C, before anybody was there to hear it
         return 130
     except KeepaliveError as error:
-        _say(str(error))
-        return 2 if isinstance(error, SettingError) else 1
+        show.say(str(error))
+        return next((code for kind, code in _CODES.items() if isinstance(error, kind)), 1)
     return code or 0
 
 
 def _announce(settings: Settings, port: int) -> None:
     click.echo(settings.announcement(port))
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(f"keepalive: {' '.join(line.split())}\n")
-    sys.stderr.flush()

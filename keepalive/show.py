@@ -3,6 +3,7 @@
 Names of users and the like are shown as text, never as markup, and with control characters escaped.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -28,6 +29,12 @@ def show(what: RenderableType) -> None:
     console.print(what)
 
 
+def say(line: str) -> None:
+    """Tell in a line what is no part of the answer."""
+    sys.stderr.write(f"keepalive: {' '.join(line.split())}\n")
+    sys.stderr.flush()
+
+
 def findings(found: Sequence[Finding]) -> RenderableType:
     """What the doctor found; good news in a line each, bad news with why and what to do."""
     lines: list[RenderableType] = []
@@ -37,11 +44,11 @@ def findings(found: Sequence[Finding]) -> RenderableType:
         row.add_column(width=1)
         row.add_column(width=11)
         row.add_column()
-        row.add_row(Text(mark, style), Text(about, "bold"), _plain(what))
+        row.add_row(Text(mark, style), Text(about, "bold"), plain(what))
         if why:
-            row.add_row("", Text("why", "dim", justify="right"), _plain(why))
+            row.add_row("", Text("why", "dim", justify="right"), plain(why))
         if fix:
-            row.add_row("", Text("do", "dim", justify="right"), _plain(fix))
+            row.add_row("", Text("do", "dim", justify="right"), plain(fix))
         lines.append(row)
     counts = Counter(finding.level for finding in found)
     total = Text("\n")
@@ -59,12 +66,12 @@ def sessions(rows: Sequence[Mapping[str, Any]], answer: Mapping[str, Any]) -> Re
         ends = [seconds for seconds in (row["idle_in"], row["absolute_in"]) if seconds is not None]
         table.add_row(
             Text(row["id"][:16]),
-            _plain(row["user"] or "-"),
+            plain(row["user"] or "-"),
             _number(row["pages"]),
             _number(row["visible"]),
-            *(_span(row[name]) for name in ("last_ping", "last_input", "age")),
-            _span(min(ends)),
-            _plain(", ".join(row["addresses"]) or "-"),
+            *(span(row[name]) for name in ("last_ping", "last_input", "age")),
+            span(min(ends)),
+            plain(", ".join(row["addresses"]) or "-"),
         )
     node = answer["node"]
     note = Text(f"{len(rows)} of {answer['matches']} sessions with pages on node {node}", "dim")
@@ -77,22 +84,22 @@ def session(told: Mapping[str, Any]) -> RenderableType:
     row = told["session"]
     head.add_row(Text("session", "dim"), Text(told["id"]))
     if row is not None:
-        head.add_row(Text("user", "dim"), _plain(row["user"] or "-"))
-        head.add_row(Text("mode", "dim"), _plain(row["mode"]))
-    head.add_row(Text("ends in", "dim"), Text.assemble(_span(told["ends_in"]), f", by {told['ends_by']}"))
+        head.add_row(Text("user", "dim"), plain(row["user"] or "-"))
+        head.add_row(Text("mode", "dim"), plain(row["mode"]))
+    head.add_row(Text("ends in", "dim"), Text.assemble(span(told["ends_in"]), f", by {told['ends_by']}"))
     head.add_row(
         Text("pages", "dim"), Text(f"{len(told['pages'])} here, {told['pages_everywhere']} everywhere")
     )
     table = _table("page at", "shows", ">pings", ">last ping", ">asked")
     for page in told["pages"]:
         table.add_row(
-            _plain(page["address"] or "-"),
+            plain(page["address"] or "-"),
             Text("visible" if page["visible"] else "hidden"),
             _number(page["pings"] + 1),
-            _span(page["last_ping"]),
+            span(page["last_ping"]),
             _number(page["asks"]),
         )
-    why = Padding(_plain(told["sentence"]), (1, 0))
+    why = Padding(plain(told["sentence"]), (1, 0))
     return Group(head, why, *([table] if told["pages"] else []))
 
 
@@ -104,7 +111,7 @@ def stats(told: Mapping[str, Any]) -> RenderableType:
     for node in told["nodes"]:
         state = Text("draining", "yellow") if node["draining"] else Text("")
         table.add_row(
-            _plain(node["name"]), _span(node["up"]), *_rates(node["now"]), _milliseconds(node["lag"]), state
+            plain(node["name"]), span(node["up"]), *_rates(node["now"]), _milliseconds(node["lag"]), state
         )
     if len(told["nodes"]) > 1:
         table.add_section()
@@ -126,8 +133,21 @@ def settings(rows: Iterable[tuple[str, str, str]]) -> RenderableType:
     table = _table("setting", "value", "told by")
     for name, value, where in rows:
         default = where == "default"
-        table.add_row(Text(name), _plain(value), _plain(where), style="dim" if default else None)
+        table.add_row(Text(name), plain(value), plain(where), style="dim" if default else None)
     return table
+
+
+def verdicts(rows: Sequence[tuple[str, str, str | None]]) -> RenderableType:
+    """How a server has kept to the transcripts: the name and title of each, and what was wrong."""
+    table = Table.grid(padding=(0, 1))
+    for name, title, deviation in rows:
+        mark, style = _MARKS[Level.RED if deviation else Level.GREEN]
+        table.add_row(Text(mark, style), Text(name, "bold"), plain(title))
+        if deviation:
+            table.add_row("", "", Text(deviation, "red"))
+    wrong = sum(deviation is not None for _, _, deviation in rows)
+    total = Text(f"\n{len(rows) - wrong} of {len(rows)} transcripts kept", "bold red" if wrong else "green")
+    return Group(table, total)
 
 
 def _table(*headings: str) -> Table:
@@ -139,7 +159,8 @@ def _table(*headings: str) -> Table:
     return table
 
 
-def _plain(text: str) -> Text:
+def plain(text: str) -> Text:
+    """A text that somebody else has made up."""
     return Text(text if text.isprintable() else repr(text)[1:-1])
 
 
@@ -153,7 +174,7 @@ def _milliseconds(seconds: float | None) -> Text:
     return Text("-" if seconds is None else f"{seconds * 1000:,.1f} ms")
 
 
-def _span(seconds: float | None) -> Text:
+def span(seconds: float | None) -> Text:
     """Seconds in the two largest units."""
     if seconds is None:
         return Text("-")

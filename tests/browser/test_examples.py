@@ -55,16 +55,16 @@ async def examples(tmp_path: Path) -> Path:
 
 
 @asynccontextmanager
-async def served(examples: Path, page: Path) -> AsyncIterator[str]:
-    """`python app.py FOLDER`, on a free port; its URL."""
+async def served(app: Path, *arguments: str, port: int = 0) -> AsyncIterator[str]:
+    """`python app.py`, on a free port; its URL."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-u",
-        str(examples / "plain/app.py"),
-        str(page),
-        cwd=examples,
+        str(app),
+        *arguments,
+        cwd=app.parent,
         stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "PORT": "0", "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PORT": str(port), "PYTHONPATH": str(ROOT)},
     )
     try:
         assert process.stdout is not None
@@ -95,7 +95,7 @@ async def test_a_note_outlives_its_login(examples: Path, chromium: Browser, name
     if (examples / name / "package.json").exists():
         await run(*NPM, "ci", cwd=examples / name)
         await run(*NPM, "run", "build", cwd=examples / name)
-    async with served(examples, examples / name / "page") as url:
+    async with served(examples / "plain/app.py", str(examples / name / "page")) as url:
         context = await chromium.new_context()
         await context.add_init_script(WATCH)
         here, there = await context.new_page(), await context.new_page()
@@ -131,6 +131,27 @@ async def test_a_note_outlives_its_login(examples: Path, chromium: Browser, name
         await save(here, "second")
         assert await here.get_by_role("list", name="Saved notes").inner_text() == "first\nsecond"
         assert problems == []
+
+
+async def test_a_dashboard_goes_on_when_its_server_is_back(examples: Path, chromium: Browser) -> None:
+    app = examples / "dashboard/app.py"
+    page = await chromium.new_page()
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    drawn = "document.querySelector('polyline').getAttribute('points').split(' ').length"
+    async with served(app) as url:
+        await page.goto(url)
+        await sign_in(page)
+        await page.locator("session-heart[state=open]").wait_for()
+        await page.wait_for_function(f"{drawn} >= 3")
+        await page.locator("output", has_text="%").wait_for()
+    await page.locator("session-heart:not([state=open])").wait_for()
+    async with served(app, port=int(url.rpartition(":")[2])):
+        await page.locator("session-heart[state=open]").wait_for()
+        before = await page.evaluate(drawn)
+        await page.wait_for_function(f"{drawn} > {before}")
+        assert page.url == f"{url}/", "nobody had to sign in"
+    assert problems == []
 
 
 @pytest.mark.parametrize("changed", [None, "machine.js"])
