@@ -17,12 +17,13 @@ import click
 from cryptography.fernet import Fernet
 from rich.console import RenderableType
 
-from . import __version__, cli_client, doctor, server, show
+from . import __version__, server
 from .admin import find_token
 from .admin.access import TOKEN
+from .commands import client, doctor, show
+from .commands.finding import Finding, Level
+from .commands.remote import HERE, Remote, path_of
 from .errors import KeepaliveError, SessionEnded, SettingError
-from .finding import Finding, Level
-from .remote import HERE, Remote, path_of
 from .seal import ENVIRONMENT
 from .settings import SETTINGS, Settings, gather, load
 from .workers import bind, supervise
@@ -250,7 +251,7 @@ def _stats(remote: Remote) -> _Answer:
 
 # For whoever has a session.
 
-for _each in cli_client.COMMANDS:
+for _each in client.COMMANDS:
     _command.add_command(_each)
 
 

@@ -117,7 +117,13 @@ def test_the_source_distribution_can_be_built_and_tested(built: Path) -> None:
     with tarfile.open(built / f"session_keepalive-{__version__}.tar.gz") as archive:
         held = {name.removeprefix(top) for name in archive.getnames()}
     wanted = ["pyproject.toml", "run.py", "LICENSE", "SECURITY.md", "web/define.js", "web/package-lock.json"]
-    wanted += ["Makefile", "scripts/pythons", "requirements/test.txt", "tests/test_packaging.py", "pytest_keepalive.py"]
+    wanted += [
+        "Makefile",
+        "scripts/pythons",
+        "requirements/test.txt",
+        "tests/test_packaging.py",
+        "pytest_keepalive.py",
+    ]
     assert not set(wanted) - held
     assert not [name for name in held if "node_modules" in name]
 

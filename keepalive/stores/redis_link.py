@@ -223,7 +223,8 @@ def _clients_for(url: str) -> Callable[[], Sequence[Any]]:
     }
     try:
         if parts.scheme in ("redis", "rediss"):
-            Redis.from_url(url).connection_pool.make_connection()  # to find out now what is wrong with it
+            pool: Any = Redis.from_url(url).connection_pool  # redis-py has no types for it
+            pool.make_connection()  # to find out now what is wrong with the URL
             return lambda: [Redis.from_url(url, **options)]
         user = {"username": unquote(parts.username or ""), "password": unquote(parts.password or "")}
         query = dict(parse_qsl(parts.query))

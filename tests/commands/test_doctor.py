@@ -12,15 +12,16 @@ from aiohttp import hdrs, web
 from cryptography.fernet import Fernet
 from redis import Redis
 
-from keepalive import cli, doctor
+from keepalive import cli
 from keepalive.clock import ManualClock
-from keepalive.doctor import Case, examine
-from keepalive.finding import Finding, Level
+from keepalive.commands import doctor
+from keepalive.commands.doctor import Case, examine
+from keepalive.commands.finding import Finding, Level
 from keepalive.server import make_app
 from keepalive.settings import Settings
 
-from .conftest import Serve
-from .nodes import DEPLOY, ROOT
+from ..conftest import Serve
+from ..nodes import DEPLOY, ROOT
 
 KEY = Fernet.generate_key().decode()
 WEAK = "A" * 43 + "="

@@ -24,16 +24,16 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from .admin import find_token
-from .admin.access import TOKEN
-from .clock import Clock, SystemClock
-from .errors import KeepaliveError, SettingError
+from ..admin import find_token
+from ..admin.access import TOKEN
+from ..clock import Clock, SystemClock
+from ..errors import KeepaliveError, SettingError
+from ..limits import SHARE_OF_FILES
+from ..seal import ENVIRONMENT, Seal
+from ..settings import Settings, duration
+from ..stores import open_store
 from .finding import Finding, Level
-from .limits import SHARE_OF_FILES
 from .proxies import read_proxy
-from .seal import ENVIRONMENT, Seal
-from .settings import Settings, duration
-from .stores import open_store
 
 SLOW_STORE = 0.1
 """A store that takes longer than this many seconds for a look-up makes every beat late."""

@@ -7,7 +7,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlencode, urlsplit
 from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
-from .errors import KeepaliveError, SettingError
+from ..errors import KeepaliveError, SettingError
 
 HERE = "http://127.0.0.1:8080"
 PATIENCE = 10.0

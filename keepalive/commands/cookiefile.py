@@ -15,8 +15,8 @@ from typing import NamedTuple
 import aiohttp
 from yarl import URL
 
-from .clock import Clock, SystemClock
-from .errors import SettingError
+from ..clock import Clock, SystemClock
+from ..errors import SettingError
 
 log = logging.getLogger(__name__)
 

@@ -14,12 +14,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from .client import Event, Heart, State, StateChange
-from .client.address import Address
-from .clock import Clock
-from .errors import SessionEnded
-from .messages import Beat, End, Push, Warning, encode
-from .policy import Mode
+from ..client import Event, Heart, State, StateChange
+from ..client.address import Address
+from ..clock import Clock
+from ..errors import SessionEnded
+from ..messages import Beat, End, Push, Warning, encode
+from ..policy import Mode
 from .show import plain, span
 
 REMEMBERED = 8

@@ -16,17 +16,17 @@ from cryptography.fernet import Fernet
 
 import keepalive
 from keepalive import SessionEnded
-from keepalive import hold as module
 from keepalive.client import Heart, State, StateChange
-from keepalive.hold import CommandError, hold, notes
+from keepalive.commands import hold as module
+from keepalive.commands.hold import CommandError, hold, notes
 from keepalive.messages import Warning
 from keepalive.policy import Reason
 
-from .conftest import Serve
-from .nodes import ROOT, Node, who
-from .nodes import sign_in as sign_in_at
-from .raw import DEADLINE, until
-from .test_client import World, sign_in
+from ..conftest import Serve
+from ..nodes import ROOT, Node, who
+from ..nodes import sign_in as sign_in_at
+from ..raw import DEADLINE, until
+from ..test_client import World, sign_in
 
 LONG = 15.0
 FOR_EVER = "while :; do sleep 0.05; done"

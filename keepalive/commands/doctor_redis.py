@@ -6,10 +6,10 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from redis.exceptions import RedisError
 
-from .clock import Clock
-from .errors import StoreError
+from ..clock import Clock
+from ..errors import StoreError
+from ..stores.redis_link import RedisLink
 from .finding import Finding, Level
-from .stores.redis_link import RedisLink
 
 MOST_SKEW = 2.0
 """Seconds by which the clocks may differ before somebody should look; that of Redis decides."""

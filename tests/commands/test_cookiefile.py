@@ -9,9 +9,9 @@ from yarl import URL
 
 from keepalive import SettingError
 from keepalive.clock import ManualClock
-from keepalive.cookiefile import VARIABLE, CookieFile, cookies_for
+from keepalive.commands.cookiefile import VARIABLE, CookieFile, cookies_for
 
-from .conftest import Serve
+from ..conftest import Serve
 
 HEAD = "# Netscape HTTP Cookie File\n\n"
 APP = URL("https://app.example/keepalive/")

@@ -2,9 +2,9 @@
 
 import pytest
 
-from keepalive.proxies import read_proxy
+from keepalive.commands.proxies import read_proxy
 
-from .nodes import DEPLOY
+from ..nodes import DEPLOY
 
 NGINX = """
 location / {

@@ -13,15 +13,16 @@ import click
 from rich.console import Console
 from yarl import URL
 
-from . import conformance, show
-from .client import Event, Heart, connect, faults
-from .client.address import address_of
-from .clock import SystemClock
+from .. import conformance
+from ..client import Event, Heart, connect, faults
+from ..client.address import address_of
+from ..clock import SystemClock
+from ..errors import KeepaliveError, SessionEnded, TlsError
+from ..messages import End, encode
+from ..policy import Reason
+from . import show
 from .cookiefile import VARIABLE, cookies_for
-from .errors import KeepaliveError, SessionEnded, TlsError
 from .hold import CommandError, hold, notes
-from .messages import End, encode
-from .policy import Reason
 from .watch import Heard, as_line, as_text, time_of_day, watch, watch_live
 
 _PATIENCE = aiohttp.ClientTimeout(total=10)

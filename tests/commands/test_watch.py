@@ -12,13 +12,13 @@ from keepalive import SessionEnded
 from keepalive.client import State, StateChange
 from keepalive.client.address import address_of
 from keepalive.clock import ManualClock, SystemClock
+from keepalive.commands.watch import REMEMBERED, THUMP, View, as_text, rules_of, watch_live
 from keepalive.messages import Beat, Push, Warning
 from keepalive.policy import Reason
-from keepalive.watch import REMEMBERED, THUMP, View, as_text, rules_of, watch_live
 
-from .conftest import Serve
-from .raw import until
-from .test_client import World, sign_in
+from ..conftest import Serve
+from ..raw import until
+from ..test_client import World, sign_in
 
 
 def shown(view: View, *, styles: bool = False) -> list[str]:

@@ -12,9 +12,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from .client import Event, Heart, State, StateChange
-from .errors import KeepaliveError, SessionEnded
-from .messages import Warning
+from ..client import Event, Heart, State, StateChange
+from ..errors import KeepaliveError, SessionEnded
+from ..messages import Warning
 
 GRACE = 10.0
 """Between SIGTERM and SIGKILL, in seconds."""

@@ -11,12 +11,12 @@ import pytest
 from aiohttp import web
 
 from keepalive import KEEPALIVE, admin, cli
+from keepalive.commands.remote import Remote, path_of
 from keepalive.errors import SettingError
-from keepalive.remote import Remote, path_of
 
-from .conftest import Browse, Browser, Serve
-from .raw import ping
-from .test_web import ended, make_app, signed_in
+from ..conftest import Browse, Browser, Serve
+from ..raw import ping
+from ..test_web import ended, make_app, signed_in
 
 TOKEN = "an-admin-token-of-more-than-thirty-two-characters"
 Run = Callable[..., Awaitable[tuple[int, str, str]]]
@@ -99,7 +99,7 @@ async def test_everything_as_json(run: Run, browse: Browse, port: int) -> None:
 async def test_a_long_list_is_fetched_page_by_page(
     browse: Browse, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("keepalive.remote._PAGE", 2)
+    monkeypatch.setattr("keepalive.commands.remote._PAGE", 2)
     for user in "abcde":
         await with_page(browse, port, user)
     rows, rest = await asyncio.to_thread(Remote(f"http://127.0.0.1:{port}", TOKEN).sessions, 4)

@@ -14,17 +14,17 @@ import pytest
 from aiohttp import ClientSession, CookieJar, web
 
 from keepalive import cli
+from keepalive.commands.cookiefile import VARIABLE
 from keepalive.conformance import Side, transcripts
-from keepalive.cookiefile import VARIABLE
 from keepalive.messages import CloseCode
 
-from .conftest import Serve
-from .nodes import ROOT
-from .raw import certified, until
-from .test_client import World
-from .test_client_errors import answering, http
-from .test_conformance_kit import QUICK
-from .test_web import make_app
+from ..conftest import Serve
+from ..nodes import ROOT
+from ..raw import certified, until
+from ..test_client import World
+from ..test_client_errors import answering, http
+from ..test_conformance_kit import QUICK
+from ..test_web import make_app
 
 Run = Callable[..., Coroutine[None, None, tuple[int, str, str]]]
 

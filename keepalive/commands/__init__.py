@@ -1,0 +1,1 @@
+"""What the command line does besides serving; one command, or one thing that commands share, a file."""
