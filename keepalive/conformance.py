@@ -328,11 +328,18 @@ class _Live:
         await self._sign_out(self._http)
 
     async def post(self, ping: dict[str, Any]) -> Any:
-        async with (
-            aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http,
-            http.post(self._address.heartbeat, json=ping, headers={"Cookie": self._cookie}) as response,
-        ):
-            return msgspec.json.decode(await response.read())
+        url = self._address.heartbeat
+        timeout = aiohttp.ClientTimeout(PATIENCE)
+        try:
+            async with (
+                aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), timeout=timeout) as http,
+                http.post(url, json=ping, headers={"Cookie": self._cookie}) as response,
+            ):
+                return msgspec.json.decode(await response.read())
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise faults.failed(url, error) from None
+        except msgspec.DecodeError:  # an answer, but none of the protocol's
+            return None
 
 
 class _Page(asyncio.Protocol):
