@@ -16,9 +16,11 @@ def begun(absolute: float | None = 43200.0) -> Lifetime:
 
 
 @pytest.mark.parametrize(
-    ("keep", "idle", "seen"), [(None, None, 0.0), (5.0, None, 100.0), (None, -1.0, 100.0)]
+    ("keep", "idle", "seen"),
+    [(None, None, 0.0), (5.0, None, 100.0), (None, 1.0, 100.0), (None, -1.0, 0.0)],
 )
 def test_asking_is_not_being_seen(keep: float | None, idle: float | None, seen: float) -> None:
+    """Nor is an absurd `idle`, which says nothing, in any store."""
     life = begun()
     life.touch(100.0, Touch(KEY, keep, idle), 100.0)
     assert life.last_seen == seen
