@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import aiohttp
 import msgspec
@@ -53,7 +53,7 @@ class Step(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     closed: int | UnsetType = UNSET
     posts: dict[str, Any] | UnsetType = UNSET
     answer: dict[str, Any] | UnsetType | None = UNSET
-    connects: Literal[True] | UnsetType = UNSET
+    connects: bool | UnsetType = UNSET
     drops: int | UnsetType = UNSET
     tells: dict[str, Any] | UnsetType = UNSET
 

@@ -59,13 +59,16 @@ class Proxy:
         self._writers.clear()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._server is None or not self._server.is_serving():  # it came while the door was closing
+            writer.transport.abort()
+            return
+        self._writers.add(writer)  # here, for a task that is cancelled before it starts closes nothing
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writers = {writer}
-        self._writers |= writers
         try:
             head = await reader.readuntil(_END_OF_HEAD)
             treatment: Treatment = "pass"
