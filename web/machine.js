@@ -165,7 +165,7 @@ export const TABLE = {
   },
   polling: {
     ...LIVE,
-    ping: { do: post },
+    ping: { do: poll },
     nudge: { do: hasten },
     retry: { to: "connecting" },
     wake: { to: "connecting" },
@@ -429,6 +429,13 @@ function post(c, _event, env, effects) {
   effects.push({ type: "post", n: c.n, visible: isSeen(c, env) });
 }
 
+/** One POST at a time: a ping that comes due meanwhile waits for it.
+ * @type {Action} */
+function poll(c, event, env, effects) {
+  if (c.posting) c.deadlines.ping = env.now + LEAST_DELAY;
+  else post(c, event, env, effects);
+}
+
 /** While only the socket fails, a POST knows whether the server is there.
  * @type {Action} */
 function knock(c, event, env, effects) {
@@ -479,7 +486,7 @@ function settle(c, event, env, effects) {
   else if (message?.type === "beat") {
     c.answered = true;
     agree(c, message, env, effects);
-    if (c.state === "polling") rest(c, env);
+    if (c.state === "polling") rest(c, env, c.deadlines.ping); // one that was asked for meanwhile comes first
     confirm(c, message, env, effects);
     foresee(c, message, env, effects);
   } else if (c.state === "polling") {
@@ -539,9 +546,9 @@ function isSeen(c, { now, visible }) {
 const paceOf = (c, env) => (isSeen(c, env) ? c.interval : c.hiddenInterval);
 
 /** When the next ping is due: ±10 %, so that pages which came together do not stay together.
- * @param {Context} c @param {Env} env */
-function rest(c, { now, random }) {
-  c.deadlines.ping = now + c.pace * (0.9 + 0.2 * random);
+ * @param {Context} c @param {Env} env @param {number} [latest] */
+function rest(c, { now, random }, latest = Infinity) {
+  c.deadlines.ping = Math.min(latest, now + c.pace * (0.9 + 0.2 * random));
 }
 
 /** Full jitter. A first loss is likely everybody's, so the server says over how long to spread it.

@@ -635,6 +635,14 @@ describe("polling", () => {
     assert.deepEqual(polling().sleep(5).tell("nudge", "nudge").did, []);
   });
 
+  test("asks anew for input that came while a request was under way", () => {
+    const page = polling().sleep(1).tell("nudge").pass(5);
+    assert.deepEqual(page.did, []);
+    assert.deepEqual(page.tell(posted(2, BEAT)).did, ["beat"]);
+    assert.deepEqual(page.pass(0.5).effects, [{ type: "post", n: 3, visible: true }]);
+    assert.deepEqual(page.tell(posted(3, BEAT)).pass(24.9).did, [], "once");
+  });
+
   test("is over when nothing answers any more", () => {
     const page = polling().tell(posted(2, null));
     assert.equal(page.state, "waiting");
