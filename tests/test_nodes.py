@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from aiohttp import ClientSession, TCPConnector
 from cryptography.fernet import Fernet
+from yarl import URL
 
 from .nodes import Node, Visitor, many_files, nodes, proxy, sign_in, until, who
 from .raw import DEADLINE
@@ -122,6 +123,32 @@ async def test_a_node_that_is_killed_leaves_its_pages_to_the_others(
             assert await other.sockets() == count
         finally:
             await other.stop(signal.SIGKILL)
+
+
+@pytest.mark.parametrize("kind", ["nginx", "haproxy"])
+async def test_the_operators_pages_are_not_behind_the_proxy(
+    redis_url: str, kind: str, tmp_path: Path
+) -> None:
+    token = tmp_path / "token"
+    token.write_text(SECRET)
+    token.chmod(0o600)
+    paths = ["/metrics", "/healthz", "/readyz", "/keepalive/admin/", "/keepalive/admin/api/openapi.json"]
+    spelt = [path.replace(letter, f"%{ord(letter):x}") for path in paths for letter in "ae" if letter in path]
+    store = f"{redis_url}?prefix={tmp_path.name}:"
+    async with (
+        nodes(1, store, SECRET, "--admin-token-file", str(token)) as (node,),
+        proxy(kind, tmp_path, [node]) as url,
+        ClientSession(headers={"Authorization": f"Bearer {SECRET}"}) as http,
+    ):
+
+        async def status(base: str, path: str) -> int:
+            async with http.get(URL(base + path, encoded=True)) as answer:
+                return answer.status
+
+        assert {path: await status(node.url, path) for path in paths} == dict.fromkeys(paths, 200)
+        for path in [*paths, *spelt, *(f"/{path}" for path in paths)]:
+            assert await status(url, path) == 404, path
+        assert await status(url, "/") == 200
 
 
 @pytest.mark.slow
