@@ -173,13 +173,24 @@ class Heart:
         self._watching = asyncio.create_task(self._watch(self._toucher.watch()))
 
     def tick(self) -> None:
-        """Do what has come due; to be called every `TICK` seconds."""
+        """Do what has come due; to be called every `TICK` seconds, or at `due`."""
         now = self._clock.monotonic()
         self._silent.turn(now)
         self._deadlines.turn(now)
         self._old_ends.turn(now)
         if now >= self._retry_at:
             self._retry()
+
+    @property
+    def due(self) -> float:
+        """When `tick` will have something to do, in monotonic seconds, unless something happens before."""
+        due = min(self._silent.due, self._deadlines.due, self._old_ends.due)
+        return min(due, self._retry_at) if self._unanswered else due
+
+    @property
+    def busy(self) -> bool:
+        """Whether a batch is on its way to the store and back."""
+        return self._committing is not None
 
     async def stop(self, within: float = 0.0) -> None:
         """Close all pages as `part` does, and write down what they have earned."""

@@ -476,14 +476,18 @@ class Keepalive:
         await stop(self._housework)
         await self._connections.drained(GOODBYE)
 
+    def tick(self) -> None:
+        """Do what has come due; a running app does, every `TICK` seconds of its loop."""
+        self._heart.tick()
+        self._connections.tick()
+
     def _turn(self, due: float | None = None) -> None:
         loop = asyncio.get_running_loop()
         now = loop.time()  # the loop's own clock: a machine that slept has not stalled
         if due is not None:
             self.lag.observe(now - due, now)
         self._turning = loop.call_at(now + TICK, self._turn, now + TICK)
-        self._heart.tick()
-        self._connections.tick()
+        self.tick()
 
     async def _sweep(self) -> None:
         while True:

@@ -6,10 +6,14 @@ Hierarchical Timing Wheels", 1987, the simple scheme).
 """
 
 from collections.abc import Callable, Iterator
+from heapq import heappop, heappush
 from itertools import chain
+from math import inf
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+_ROUNDING = 0.01  # of a slot: at its very edge a division may give the one before
 
 
 class Wheel(Generic[T]):
@@ -22,7 +26,7 @@ class Wheel(Generic[T]):
         resolution: how late a call may be, in seconds.
     """
 
-    __slots__ = ("_on_time", "_resolution", "_slots", "_turned")
+    __slots__ = ("_on_time", "_order", "_resolution", "_slots", "_turned")
 
     def __init__(
         self, now: float, on_time: Callable[[T, float], float | None], resolution: float = 0.1
@@ -30,6 +34,7 @@ class Wheel(Generic[T]):
         self._on_time = on_time
         self._resolution = resolution
         self._slots: dict[int, list[T]] = {}
+        self._order: list[int] = []  # a heap of the slots that there are
         self._turned = int(now / resolution)
 
     def add(self, item: T, when: float) -> None:
@@ -38,6 +43,7 @@ class Wheel(Generic[T]):
         items = self._slots.get(slot)
         if items is None:
             self._slots[slot] = [item]
+            heappush(self._order, slot)
         else:
             items.append(item)
 
@@ -45,17 +51,17 @@ class Wheel(Generic[T]):
         """All that waits; what was added more than once comes as often."""
         return chain.from_iterable(self._slots.values())
 
+    @property
+    def due(self) -> float:
+        """By when the next of them is called, if `turn` is then; `inf` if nothing waits."""
+        return (self._order[0] + _ROUNDING) * self._resolution if self._order else inf
+
     def turn(self, now: float) -> None:
         """Call all whose time has come, in the order of their times."""
         until = int(now / self._resolution)
-        passed = range(self._turned + 1, until + 1)
-        if len(passed) > len(self._slots):  # after a long sleep most of them are empty
-            due = sorted(slot for slot in self._slots if slot <= until)
-        else:
-            due = [slot for slot in passed if slot in self._slots]
         self._turned = max(self._turned, until)
-        for slot in due:
-            for item in self._slots.pop(slot):
+        while self._order and self._order[0] <= until:
+            for item in self._slots.pop(heappop(self._order)):
                 again = self._on_time(item, now)
                 if again is not None:
                     self.add(item, again)

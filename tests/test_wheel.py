@@ -1,6 +1,7 @@
 """The timer wheel: never early, at most a resolution late, whatever the order and the jumps."""
 
 from itertools import pairwise
+from math import inf
 
 import pytest
 from hypothesis import given
@@ -132,6 +133,23 @@ def test_a_clock_that_goes_back_calls_nobody_twice(calls: Calls) -> None:
     assert calls.names == ["a"]  # late, but never lost
     calls.wheel.turn(10.2)
     assert calls.names == ["a", "b"]
+
+
+@given(st.lists(times), st.lists(st.floats(min_value=0.001, max_value=300), max_size=5))
+def test_it_says_when_it_next_has_something_to_do(whens: list[float], steps: list[float]) -> None:
+    calls = Calls()
+    for index, when in enumerate(whens):
+        calls.wheel.add(str(index), when)
+    now = 0.0
+    for step in steps:
+        calls.wheel.turn(now := now + step)
+    while (due := calls.wheel.due) < inf:
+        called = len(calls.made)
+        calls.wheel.turn(due - RESOLUTION / 50)
+        assert len(calls.made) == called
+        calls.wheel.turn(due)
+        assert len(calls.made) > called
+    assert len(calls.made) == len(whens)
 
 
 def test_it_keeps_nothing_of_what_it_has_called(calls: Calls) -> None:

@@ -79,6 +79,8 @@ class Fact(StrEnum):
     """Ask the server soon: `GAP` after the last time at the earliest."""
     DEMAND = "demand"
     """The program asks for a ping now."""
+    WAKE = "wake"
+    """Whoever runs it was away for a while: the server has to say something soon."""
     TICK = "tick"
     """A deadline has passed."""
 
@@ -496,6 +498,7 @@ TABLE: dict[State, dict[str, Row]] = {
         "nudge": Row(do=_hasten),
         "demand": Row(do=_demand),
         "stable": Row(do=_prove),
+        "wake": Row(do=_probe),
         "jump": Row(do=_probe),
         "silence": Row(_after_loss),
         "unanswered": Row(_after_loss),
@@ -503,6 +506,7 @@ TABLE: dict[State, dict[str, Row]] = {
     State.WAITING: {
         **_LIVE,
         "retry": Row(_after_pause, _knock),
+        "wake": Row(State.CONNECTING),
         "jump": Row(State.CONNECTING),
         "nudge": Row(do=_insist),
         "demand": Row(do=_insist),
@@ -513,6 +517,7 @@ TABLE: dict[State, dict[str, Row]] = {
         "nudge": Row(do=_hasten),
         "demand": Row(do=_demand),
         "retry": Row(State.CONNECTING),
+        "wake": Row(State.CONNECTING),
     },
     State.ENDED: {"stop": Row(State.IDLE), "start": Row(State.CONNECTING, _begin)},
 }

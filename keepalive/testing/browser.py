@@ -4,7 +4,7 @@ from math import ceil, inf
 
 from msgspec.structs import replace
 
-from ..client.machine import LEAST_DELAY, LEAST_INTERVAL, Effect, Event, Fact, Machine, State, _Turn
+from ..client.machine import LEAST_DELAY, LEAST_INTERVAL, Effect, Event, Machine, State
 from ..messages import Hello, HttpBeat
 
 THROTTLED = 60.0
@@ -57,12 +57,6 @@ class BrowserMachine(Machine):
             left = inf if self.expires_at is None or self.expires_at <= now else self.expires_at - now
             self._deadlines["retry"] = now + max(LEAST_DELAY, min(OFFLINE, left / 2))
         return effects
-
-    def wake(self, now: float, random: float) -> list[Effect]:
-        """The page shows again, or the network is back: as after a long silence, ask at once."""
-        turn = _Turn(now, random, [])
-        self._step("jump", None, turn)
-        return turn.effects + self.take(Fact.TICK, now, random)
 
     @property
     def _pace(self) -> float:

@@ -241,11 +241,14 @@ class Page:
             self.hear(Posted(n, answer))
 
     def _take(self, fact: Event) -> None:
-        self._do(self._machine.take(fact, self._clock.monotonic(), self._random.random()))
+        effects = self._machine.take(fact, self._clock.monotonic(), self._random.random())
+        self._arm()
+        for effect in effects:
+            self._do(effect)
 
     def _wake(self) -> None:
         if not (self._frozen or self.asleep):
-            self._do(self._machine.wake(self._clock.monotonic(), self._random.random()))
+            self.hear(Fact.WAKE)
 
     def _rise(self) -> None:
         self._timed_at = inf
@@ -253,24 +256,22 @@ class Page:
             self._note("awake")
             self.hear(Fact.TICK)
 
-    def _do(self, effects: list[Effect]) -> None:
-        self._arm()
-        for effect in effects:
-            match effect:
-                case Connect() if self.online:
-                    self._note("connects")
-                    self._link.connect(self)
-                case Connect():
-                    self._note("cannot connect")
-                    self.hear(Closed(1006))
-                case Drop():
-                    self._link.part(CloseCode.RETURNING if effect.returns else self._parting)
-                case Send(n):
-                    self._link.send(self._ping(n))
-                case Post(n):
-                    self._link.post(self, self._ping(n))
-                case Emit(message):
-                    self._emit(message)
+    def _do(self, effect: Effect) -> None:
+        match effect:
+            case Connect() if self.online:
+                self._note("connects")
+                self._link.connect(self)
+            case Connect():
+                self._note("cannot connect")
+                self.hear(Closed(1006))
+            case Drop():
+                self._link.part(CloseCode.RETURNING if effect.returns else self._parting)
+            case Send(n):
+                self._link.send(self._ping(n))
+            case Post(n):
+                self._link.post(self, self._ping(n))
+            case Emit(message):
+                self._emit(message)
 
     def _emit(self, message: Beat | Warning | End | Push) -> None:
         match message:

@@ -2,8 +2,7 @@
 
 import asyncio
 from functools import cached_property
-from math import inf
-from typing import Any, cast
+from typing import cast
 
 from aiohttp import CookieJar, hdrs, web
 from aiohttp.abc import AbstractCookieJar
@@ -12,12 +11,9 @@ from aiohttp_session import AbstractStorage
 from yarl import URL
 
 from ..errors import KeepaliveError
-from ..heart import TICK
 from ..web import Keepalive
-from ..wheel import Wheel
 
 _QUIET = 3  # looks in a row, half a millisecond apart
-_NEAR = 64  # slots of a wheel that are looked into one by one
 
 
 class Server:
@@ -76,19 +72,14 @@ class Server:
 
     @property
     def due(self) -> float:
-        """When the heart has something to do: at the first slot of a wheel that is not empty."""
-        heart = self.keepalive.heart
-        due = min(_due(heart._silent), _due(heart._deadlines), _due(heart._old_ends))
-        return min(due, heart._retry_at) if heart._unanswered else due
+        return self.keepalive.heart.due
 
     def tick(self) -> None:
-        self.keepalive.heart.tick()
-        self.keepalive._connections.tick()
+        self.keepalive.tick()
 
     @property
     def busy(self) -> bool:
-        """Whether a batch is under way."""
-        return self.keepalive.heart._committing is not None
+        return self.keepalive.heart.busy
 
     async def quiet(self) -> None:
         """Where there are real sockets: wait until nothing comes any more."""
@@ -101,17 +92,3 @@ class Server:
                 counts.pushes, counts.batches, sum(counts.closes.values()),
             )  # fmt: skip
             looks, before = (looks + 1, now) if now == before else (0, now)
-
-
-def _due(wheel: Wheel[Any]) -> float:
-    """When the next slot of a wheel is to be turned to."""
-    slots = wheel._slots
-    if not slots:
-        return inf
-    turned = wheel._turned
-    for slot in range(turned + 1, turned + _NEAR):
-        if slot in slots:
-            break
-    else:
-        slot = min(slots)
-    return slot * TICK + TICK / 100  # past what rounding may take away
