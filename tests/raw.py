@@ -58,6 +58,11 @@ async def serving(
         await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
         yield Served(runner, runner.addresses[0][1])
     finally:
+        if tls is not None and runner.server is not None:
+            # A mere close would wait for the other side's close_notify, and the loop may be gone by then.
+            for connection in runner.server.connections:
+                if connection.transport is not None:
+                    connection.transport.abort()
         await runner.cleanup()
 
 

@@ -5,6 +5,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from math import inf
 from typing import Any, Self, TypeVar
 
 from aiohttp import web
@@ -23,6 +24,7 @@ T = TypeVar("T")
 
 INTERVAL = 1.0
 IDLE = 6.0
+MOMENT = 0.5
 QUICK: dict[str, Any] = {"ping_interval": INTERVAL, "idle_timeout": IDLE}
 """A session that needs its pings, and shows soon when it lacks them."""
 PATIENT: dict[str, Any] = {"ping_interval": INTERVAL, "idle_timeout": 600.0}
@@ -88,6 +90,7 @@ class Visit:
     def __init__(self, page: live.Page) -> None:
         self.page = page
         self.opened_at = now()
+        self.closed_at = inf
         self.pings: list[tuple[float, Ping]] = []
         self.code: int | None = None
         """What it was closed with, by whoever closed it first; `None` while it is open."""
@@ -108,8 +111,6 @@ class Site:
         self.port = 0
         self.visits: list[Visit] = []
         """All sockets that there were, in the order of their opening."""
-        self.most = 0
-        """How many were open at the same time."""
         self.posts = 0
         """How many pings came over HTTP."""
         self._csp = csp
@@ -133,6 +134,17 @@ class Site:
         """The sockets that are open."""
         return [visit for visit in self.visits if visit.code is None]
 
+    @property
+    def most(self) -> int:
+        """How many were open at the same time, the moment left out in which one tab takes over from another.
+
+        A browser closes a tab's socket in one process and frees its lock in another; neither waits.
+        """
+        return max(
+            sum(old.opened_at <= new.opened_at < old.closed_at - MOMENT for old in self.visits)
+            for new in self.visits
+        )
+
     async def end(self, visit: Visit) -> None:
         """Sign the user of a socket out, as an administrator does."""
         assert await self.keepalive.end(visit.page.live.key, keepalive.Reason.REVOKED)
@@ -141,7 +153,6 @@ class Site:
 
     def on_open(self, page: live.Page) -> None:
         self.visits.append(Visit(page))
-        self.most = max(self.most, len(self.open))
         self._heart.on_open(page)
 
     def on_ping(self, page: live.Page, ping: Ping, now: float) -> None:
@@ -149,7 +160,8 @@ class Site:
         self._heart.on_ping(page, ping, now)
 
     def on_close(self, page: live.Page, code: int) -> None:
-        self._of(page).code = code
+        visit = self._of(page)
+        visit.code, visit.closed_at = code, now()
         self._heart.on_close(page, code)
 
     def _of(self, page: live.Page) -> Visit:
