@@ -20,7 +20,7 @@ from .client.socket import Handshake, Refusal, request
 from .errors import FrameError, KeepaliveError, NotKeepaliveError
 from .frames import Frame, Opcode, Reader, close_code
 
-RULES = {"interval": 10.0, "idle_timeout": 40.0, "warn_before": 10.0, "mode": "presence"}
+RULES: dict[str, Any] = {"interval": 10.0, "idle_timeout": 40.0, "warn_before": 10.0, "mode": "presence"}
 """What a `hello` says of the sessions that the transcripts speak of, at the pace that they are written in.
 A server under test may have a faster one, if all its times are in proportion."""
 ABSOLUTE = 80.0
@@ -126,7 +126,12 @@ async def check(url: str, *, sign_in: SignIn, sign_out: SignIn, only: Sequence[s
         _, hello = await probe.next(1, SLACK * 5)
         pace = _pace(hello)
     chosen = [each for each in transcripts(Side.SERVER) if not only or each.name in only]
-    return await asyncio.gather(*(_check(each, address, sign_in, sign_out, pace) for each in chosen))
+    try:
+        async with asyncio.TaskGroup() as group:
+            checks = [group.create_task(_check(each, address, sign_in, sign_out, pace)) for each in chosen]
+    except ExceptionGroup as problems:
+        raise problems.exceptions[0] from None
+    return [each.result() for each in checks]
 
 
 async def _check(
@@ -153,7 +158,8 @@ def _pace(hello: Any) -> float:
     """
     if not isinstance(hello, dict) or hello.get("type") != "hello":
         raise NotKeepaliveError("the server does not begin with a hello", "see docs/protocol.md")
-    pace: float = hello.get("interval", 0.0) / RULES["interval"]
+    interval = hello.get("interval")
+    pace: float = interval / RULES["interval"] if isinstance(interval, int | float) else 0.0
     told = {name: hello.get(name) for name in RULES}
     wanted = {name: value * pace if isinstance(value, float) else value for name, value in RULES.items()}
     if told != wanted or pace <= 0:
@@ -376,9 +382,17 @@ class _Page(asyncio.Protocol):
 
 
 def read(frame: Frame) -> Any:
-    """What a page makes of a frame: a message, a close code, or else the bytes of a frame without a mask."""
+    """What a page makes of a frame: a message, a close code, or the bytes of a control frame without a mask.
+
+    A text says what else came, as that is always a deviation.
+    """
+    if frame.opcode is Opcode.BINARY:
+        return "a binary message"
     if frame.opcode is Opcode.TEXT:
-        return msgspec.json.decode(frame.payload)
+        try:
+            return msgspec.json.decode(frame.payload)
+        except msgspec.DecodeError:
+            return "a text that is no JSON"
     if frame.opcode is Opcode.CLOSE:
         return close_code(frame.payload)
     return bytes([0x80 | frame.opcode, len(frame.payload)]) + frame.payload

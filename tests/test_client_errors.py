@@ -8,6 +8,7 @@ from socket import create_server
 
 import pytest
 from aiohttp import ClientSession, CookieJar, TCPConnector, web
+from yarl import URL
 
 import keepalive
 from keepalive import (
@@ -16,6 +17,7 @@ from keepalive import (
     OriginError,
     ServerUnavailable,
     SessionEnded,
+    SettingError,
     TlsError,
     VersionError,
 )
@@ -263,3 +265,70 @@ async def test_a_session_that_raises_for_every_status_changes_nothing() -> None:
     async with answering(answer) as (port, _), ClientSession(raise_for_status=True) as session:
         error = await refused(f"http://127.0.0.1:{port}", session=session, cookies=None)
     assert type(error) is VersionError
+
+
+@pytest.mark.parametrize("url", ["http://app..example", f"http://{'a' * 64}.example"])
+def test_a_name_that_nobody_can_look_up(url: str) -> None:
+    with pytest.raises(SettingError, match="URL"):
+        keepalive.connect(url, cookies={})
+    with pytest.raises(SettingError, match="URL"):
+        keepalive.HeartPool(url)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a\n"])
+def test_a_cookie_without_a_name(name: str) -> None:
+    with pytest.raises(SettingError, match="cookie cannot be sent") as caught:
+        keepalive.connect("http://127.0.0.1", cookies={name: "x"})
+    assert caught.value.solution
+
+
+async def test_an_answer_without_an_end() -> None:
+    """It is let go of, before it fills the memory."""
+    sent = 0
+
+    async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n")
+        while True:
+            writer.write(b"<" * 65536)
+            await writer.drain()
+            sent += 65536
+
+    async with listening(flood) as port:
+        assert type(await refused(f"http://127.0.0.1:{port}")) is NotKeepaliveError
+        async with asyncio.timeout(DEADLINE), keepalive.HeartPool(f"http://127.0.0.1:{port}") as pool:
+            await pool._post(pool.add({}), 0)
+    assert sent < 64 * 1024 * 1024
+
+
+@pytest.mark.parametrize("status", ["403 Forbidden", "407 Proxy Authentication Required"])
+async def test_a_proxy_that_lets_nobody_through(status: str) -> None:
+    """Its 403 says nothing of an origin."""
+    async with answering(http(status)) as (port, asked):
+        async with ClientSession(proxy=f"http://127.0.0.1:{port}") as session:
+            error = await refused("https://app.example", session=session, cookies=None)
+        assert asked[0].startswith(b"CONNECT app.example:443")
+    assert type(error) is ServerUnavailable
+    assert error.problem == "the proxy lets nobody through to https://app.example"
+
+
+async def test_a_proxy_that_is_away() -> None:
+    with create_server(("127.0.0.1", 0)) as free:
+        proxy = f"http://127.0.0.1:{free.getsockname()[1]}"
+    async with ClientSession(proxy=proxy) as session:
+        error = await refused("http://app.example", session=session, cookies=None)
+    assert error.problem == "the proxy lets nobody through to http://app.example"
+
+
+async def test_who_has_no_cookie_is_told_so(serve: Serve) -> None:
+    """As everybody is once who tries it on this machine: aiohttp's jar ignores the cookies of addresses."""
+    app = web.Application()
+    keepalive.setup(app, "memory://")
+    base = f"http://127.0.0.1:{(await serve(app)).port}"
+    for session, told in ((ClientSession(), True), (ClientSession(cookie_jar=CookieJar(unsafe=True)), False)):
+        async with session:
+            session.cookie_jar.update_cookies({"keepalive": "unknown"}, URL(base))
+            with pytest.raises(SessionEnded) as caught:
+                await keepalive.connect(base, session=session).__aenter__()
+        assert ("unsafe=True" in "".join(getattr(caught.value, "__notes__", []))) is told

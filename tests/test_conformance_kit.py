@@ -5,7 +5,8 @@ The page's machine plays the same ones in tests/web/conformance.test.js.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import msgspec
@@ -23,6 +24,7 @@ from keepalive.policy import Reason
 
 from .conftest import Serve
 from .fakes import STEP, World, advance, settle
+from .raw import serving
 from .test_web import make_app
 
 NAMES = {each.name for side in Side for each in transcripts(side)}
@@ -323,3 +325,64 @@ def test_the_rules_are_those_that_a_policy_can_have() -> None:
     policy = Policy(ping_interval=10, idle_timeout=40, warn_before=10, absolute_timeout=80)
     told = (policy.ping_interval, policy.idle_timeout, policy.warn_before, policy.mode)
     assert tuple(RULES.values()) == told
+
+
+# A server that is far off.
+
+GREETING = {"type": "hello", "interval": 0.1, "idle_timeout": 0.4, "expires_in": 0.4, "ends_in": 0.8}
+GREETING |= {"warn_before": 0.1, "mode": "presence", "spread": 3}
+
+
+@asynccontextmanager
+async def greeting(hello: dict[str, Any], *then: str | bytes) -> AsyncIterator[str]:
+    """A server that begins with this, and goes on with that whatever it hears."""
+
+    async def speak(request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse(protocols=["keepalive.v1"])
+        await socket.prepare(request)
+        await socket.send_json(hello)
+        async for _ in socket:
+            for each in then:
+                await (socket.send_str(each) if isinstance(each, str) else socket.send_bytes(each))
+        return socket
+
+    app = web.Application()
+    app.router.add_get("/keepalive/ws", speak)
+    async with serving(app) as served:
+        yield f"http://127.0.0.1:{served.port}"
+
+
+@pytest.mark.parametrize(
+    ("said", "told"), [("{", "a text that is no JSON"), (b"x" * 300, "a binary message")]
+)
+async def test_what_is_no_message_is_a_deviation(
+    said: str | bytes, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with greeting(GREETING, said) as url:
+        (verdict,) = await check(url, sign_in=nothing, sign_out=nothing, only=["server-beat"])
+    assert verdict.deviation is not None
+    assert told in verdict.deviation
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("interval", ["1", None, -1, []])
+async def test_an_interval_that_is_none(interval: Any) -> None:
+    async with greeting(GREETING | {"interval": interval}) as url:
+        with pytest.raises(KeepaliveError, match="other rules"):
+            await check(url, sign_in=nothing, sign_out=nothing)
+
+
+async def test_a_check_that_fails_leaves_nothing_behind() -> None:
+    signed_in = 0
+
+    async def sign_in(http: ClientSession) -> None:
+        nonlocal signed_in
+        signed_in += 1
+        if signed_in == 5:
+            raise KeepaliveError("no more users")
+
+    before = asyncio.all_tasks()
+    async with greeting(GREETING) as url:
+        with pytest.raises(KeepaliveError, match="no more users"):
+            await check(url, sign_in=sign_in, sign_out=nothing)
+        assert not [each for each in asyncio.all_tasks() - before if "_check" in repr(each.get_coro())]

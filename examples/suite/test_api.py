@@ -4,6 +4,7 @@ import json
 import os
 import time
 import unittest
+from contextlib import closing
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,10 @@ def get(path: str) -> Any:
     """Ask the app, with the cookies as they are now: what is renewed is in the file."""
     rows = [line.split("\t") for line in JAR.read_text().splitlines()]
     cookies = "; ".join(f"{row[5]}={row[6]}" for row in rows if len(row) == 7)
-    http = HTTPConnection(APP)
-    # Passive: let nobody say that the suite's own requests have kept its login alive.
-    http.request("GET", path, headers={"Cookie": cookies, "X-Keepalive": "passive"})
-    with http.getresponse() as response:
-        return json.load(response)
+    with closing(HTTPConnection(APP)) as http:
+        # Passive: let nobody say that the suite's own requests have kept its login alive.
+        http.request("GET", path, headers={"Cookie": cookies, "X-Keepalive": "passive"})
+        return json.load(http.getresponse())
 
 
 class Api(unittest.TestCase):

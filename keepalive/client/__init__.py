@@ -4,9 +4,22 @@ async with keepalive.connect("https://app.example/keepalive/", session=session) 
     ...  # the session of the cookies in `session` stays alive here
 """
 
+from ..messages import Beat, End, Push, Warning
 from .events import Event, StateChange
 from .heart import Heart, connect
 from .machine import State
 from .pool import HeartPool, PoolHeart
 
-__all__ = ["Event", "Heart", "HeartPool", "PoolHeart", "State", "StateChange", "connect"]
+__all__ = [
+    "Beat",
+    "End",
+    "Event",
+    "Heart",
+    "HeartPool",
+    "PoolHeart",
+    "Push",
+    "State",
+    "StateChange",
+    "Warning",
+    "connect",
+]

@@ -39,8 +39,9 @@ def address_of(url: str | URL) -> Address:
     try:
         given = URL(url)
         scheme = _SCHEMES[given.scheme]
-        if not given.host:
+        if not given.raw_host:
             raise ValueError
+        given.raw_host.encode("idna")  # as whoever looks it up will
     except (ValueError, TypeError, KeyError):
         raise SettingError(
             "the server's URL is not one", "write it as in https://app.example/keepalive"

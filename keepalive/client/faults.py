@@ -26,6 +26,10 @@ def failed(url: URL, error: Exception) -> ConnectError:
             "mend its certificate, trust its issuer with an SSLContext in the session's connector,"
             " or write http:// if it speaks no TLS",
         )
+    if isinstance(error, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError):
+        return ServerUnavailable(
+            f"the proxy lets nobody through to {origin}", "see that it runs, and whom it lets through"
+        )
     if isinstance(error, aiohttp.ClientResponseError):
         return refused(url, error.status)
     if isinstance(error, TimeoutError):

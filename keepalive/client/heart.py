@@ -4,22 +4,31 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
-from http.cookies import SimpleCookie
+from http.cookies import CookieError, SimpleCookie
 from math import inf
 from random import random
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from weakref import WeakSet
 
 import aiohttp
 from yarl import URL
 
 from ..clock import Clock, SystemClock
-from ..errors import ConnectError, KeepaliveError, ServerUnavailable, SessionEnded, SettingError
-from ..messages import Beat, CloseCode, End, HttpBeat, Ping, decode_message, encode
+from ..errors import (
+    ConnectError,
+    KeepaliveError,
+    MessageError,
+    ServerUnavailable,
+    SessionEnded,
+    SettingError,
+)
+from ..messages import Beat, CloseCode, End, HttpBeat, Ping, decode, decode_message, encode
+from ..policy import Mode, Reason
 from . import faults
 from .address import address_of
 from .events import Event, Events, StateChange
+from .life import leave
 from .link import Link, Socket, say
 from .machine import Closed, Connect, Drop, Effect, Emit, Fact, Machine, Post, Posted, Send, State
 from .machine import Event as MachineEvent
@@ -28,6 +37,8 @@ log = logging.getLogger(__name__)
 
 PATIENCE = 30.0
 """How long `ping` waits for a beat, over reconnects if need be, in seconds."""
+MAX_DATA = 4000
+"""The longest data of a ping, in bytes of JSON; the rest of its 4 KiB are for what else it says."""
 
 
 def connect(
@@ -52,7 +63,8 @@ def connect(
         clock: for all deadlines.
 
     Raises:
-        SettingError: the URL is none, or there is neither a session nor cookies, or both.
+        SettingError: the URL is none; there is neither a session nor cookies, or both; a cookie has no
+            name that can be sent.
     """
     return Heart(url, session, cookies, on_event, clock or SystemClock())
 
@@ -83,15 +95,16 @@ class Heart:
             )
         self._address = address_of(url)
         self._http = session
-        self._cookies = cookies
+        self._cookies = _cookies(cookies or {}, secure=self._address.base.scheme == "https")
         self._on_event = on_event
         self._clock = clock
         self._machine = Machine()
         self._facts: deque[MachineEvent] = deque()
         self._busy = False
         self._active_at: float | None = None
+        self._data: dict[str, Any] | None = None
         self._fault: ConnectError | None = None
-        self._beats: list[tuple[int, asyncio.Future[Beat]]] = []
+        self._beats: list[tuple[int, asyncio.Future[Beat | None]]] = []
         self._listeners: WeakSet[Events] = WeakSet()
         self._timer: asyncio.TimerHandle | None = None
         self._parting = CloseCode.NORMAL
@@ -107,12 +120,7 @@ class Heart:
         if self._http is None:
             jar = aiohttp.CookieJar(unsafe=True)  # which also has cookies for hosts without a name
             self._http = self._owned = aiohttp.ClientSession(cookie_jar=jar)
-            for name, value in (self._cookies or {}).items():
-                cookie = SimpleCookie({name: value})
-                cookie[name]["path"] = "/"  # as the server sets it, so that what it renews takes its place
-                # A handshake follows redirects: what was given for https must not go out by http.
-                cookie[name]["secure"] = self._address.base.scheme == "https"
-                jar.update_cookies(cookie, self._address.base)
+            jar.update_cookies(self._cookies, self._address.base)
         self._link = Link(self._http, self._address)
         self._opened: asyncio.Future[None] = loop.create_future()
         self._over = asyncio.Event()  # or left
@@ -145,7 +153,12 @@ class Heart:
         """Seconds until the session ends whatever happens; `None` while unknown or without such a limit."""
         return self._left(self._machine.ends_at)
 
-    async def ping(self, idle: float = 0.0) -> Beat:
+    @property
+    def mode(self) -> Mode | None:
+        """What keeps the session alive, as the server last told; `None` while unknown."""
+        return self._machine.mode
+
+    async def ping(self, idle: float = 0.0, data: Mapping[str, Any] | None = None) -> Beat:
         """Ping now, and wait for the beat.
 
         While there is no connection, the next attempt comes at once, or soon.
@@ -153,33 +166,35 @@ class Heart:
         Args:
             idle: how long ago the user was active, in seconds. Later pings count on from there;
                 without any such call they say nothing of a user.
+            data: for the app, whose hook `on_ping` gets it. Later pings carry it, too, until other
+                data is given.
 
         Raises:
+            SettingError: the data is not JSON, or over 4,000 bytes of it.
             SessionEnded: there will be no beat.
             ServerUnavailable: there was none within 30 s.
         """
         self._check()
+        if data is not None:
+            self._data = _carried(data)
         self._active_at = self._clock.monotonic() - idle
-        beat: asyncio.Future[Beat] = asyncio.get_running_loop().create_future()
+        beat: asyncio.Future[Beat | None] = asyncio.get_running_loop().create_future()
         expected = (self._machine.n + 1, beat)
         self._beats.append(expected)
         self._dispatch(Fact.DEMAND)
         try:
             async with asyncio.timeout(PATIENCE):
-                return await beat
-        except asyncio.CancelledError:
-            if _is_cancelled():
-                raise
-            self._check()
-            raise _left() from None
+                told = await beat
         except TimeoutError:
             raise ServerUnavailable(
                 f"no beat within {PATIENCE:g} s",
                 "look into the server's log; the heart goes on trying by itself",
             ) from None
         finally:
-            if expected in self._beats:
-                self._beats.remove(expected)
+            self._beats.remove(expected)
+        if told is None:
+            raise self._gone()
+        return told
 
     async def wait_ended(self) -> End:
         """Wait until the session is over; returns why. It is for the server to say when, if ever.
@@ -191,13 +206,17 @@ class Heart:
             self._check()
             await self._over.wait()
         if self._machine.end is None:
-            raise _left()
+            raise self._gone()
         return self._machine.end
 
     def __aiter__(self) -> AsyncIterator[Event]:
-        """All that happens from now on, until the session is over or the heart is left."""
+        """All that happens from now on, until the session is over or the heart is left.
+
+        What an app pushes to a page as soon as that opens may have come before the block begins. Who begins
+        to listen before entering it hears that, too.
+        """
         events = Events()
-        if self._machine.state in (State.IDLE, State.ENDED):
+        if self._life is not None and self.state in (State.IDLE, State.ENDED):
             events.finish()
         self._listeners.add(events)
         return events
@@ -277,7 +296,7 @@ class Heart:
 
     def _ping(self, n: int) -> bytes:
         idle = None if self._active_at is None else max(0.0, self._clock.monotonic() - self._active_at)
-        return encode(Ping(n, idle=idle))
+        return encode(Ping(n, idle=idle, data=self._data))
 
     def _tell(self, event: Event) -> None:
         for events in list(self._listeners):
@@ -286,7 +305,7 @@ class Heart:
             return
         try:
             self._on_event(event)
-        except Exception:
+        except (Exception, asyncio.CancelledError):  # which is of something else: this awaits nothing
             log.exception("on_event failed")  # the traceback names it
 
     def _conclude(self) -> None:
@@ -295,16 +314,26 @@ class Heart:
         assert end is not None
         self._tell(end)
         if not self._opened.done():
-            self._opened.set_exception(SessionEnded(end.reason, end.login))
+            error = self._gone()
+            if end.reason is Reason.UNKNOWN and not self._link.has_cookies:
+                error.add_note(
+                    "The cookie jar has nothing for this URL. That of a host without a name, as of"
+                    " http://127.0.0.1, is kept by a CookieJar(unsafe=True) alone."
+                )
+            self._opened.set_exception(error)
         assert self._life is not None
         self._life.cancel()
 
     def _check(self) -> None:
-        end = self._machine.end
-        if end is not None:
-            raise SessionEnded(end.reason, end.login)
+        if self._machine.end is not None:
+            raise self._gone()
         if self.state is State.IDLE:
             raise KeepaliveError("the heart does not run", "use it inside of its `async with` block")
+
+    def _gone(self) -> KeepaliveError:
+        """Why nothing more will come."""
+        end = self._machine.end
+        return KeepaliveError("the heart was left") if end is None else SessionEnded(end.reason, end.login)
 
     def _left(self, at: float | None) -> float | None:
         return None if at is None else max(0.0, at - self._clock.monotonic())
@@ -317,12 +346,13 @@ class Heart:
                 self._dispatch(Fact.START)
                 await asyncio.Event().wait()
         finally:  # nothing more will come: let go of whoever waits
-            if self._timer is not None:
-                self._timer.cancel()
+            if self.state is not State.ENDED:  # and has failed, or been left
+                self._dispatch(Fact.STOP)
             self._over.set()
             self._opened.cancel()
             for _, beat in self._beats:
-                beat.cancel()
+                if not beat.done():
+                    beat.set_result(None)
             for events in list(self._listeners):
                 events.finish()
 
@@ -331,12 +361,8 @@ class Heart:
         assert self._life is not None
         if self.state is not State.ENDED:
             self._dispatch(Fact.STOP)
-        self._life.cancel()
         try:
-            await self._life
-        except asyncio.CancelledError:
-            if _is_cancelled():
-                raise
+            await leave(self._life)
         finally:
             if self._owned is not None:
                 await self._owned.close()
@@ -383,11 +409,33 @@ class Heart:
         self._dispatch(Posted(n, await self._link.ask(self._ping(n))))
 
 
-def _left() -> KeepaliveError:
-    return KeepaliveError("the heart was left")
+def _cookies(given: Mapping[str, str], *, secure: bool) -> SimpleCookie:
+    """Cookies for a jar.
+
+    Args:
+        given: their values by name.
+        secure: a handshake follows redirects; what was given for https must not go out by http.
+    """
+    try:
+        cookies = SimpleCookie(given)
+    except CookieError:
+        raise SettingError(
+            "a cookie cannot be sent", "give names and values as the server set them"
+        ) from None
+    for cookie in cookies.values():
+        cookie["path"] = "/"  # as the server sets it, so that what it renews takes its place
+        cookie["secure"] = secure
+    return cookies
 
 
-def _is_cancelled() -> bool:
-    """Whether somebody has cancelled the task that asks, and not just what it waited for."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+def _carried(data: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What pings shall carry: a copy, and as the server will read it."""
+    try:
+        ping = decode(encode(Ping(0, data=dict(data))))
+    except (TypeError, ValueError, RecursionError, MessageError):
+        ping = None
+    if ping is None or len(encode(ping.data)) > MAX_DATA:
+        raise SettingError(
+            "a ping cannot carry this data", f"give an object of at most {MAX_DATA} bytes of JSON"
+        )
+    return ping.data

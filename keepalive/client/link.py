@@ -13,6 +13,8 @@ from .address import Address
 
 POST_TIMEOUT = 10.0
 """For a ping over HTTP, in seconds; and for a message to be written."""
+MAX_ANSWER = 256 * 1024
+"""The longest answer to it, in bytes; it may have 32 KiB of the app's data."""
 GOODBYE = 1.0
 """How long a server may take to answer the close, in seconds."""
 _HANDSHAKE = {
@@ -38,6 +40,11 @@ class Link:
         self._http = http
         self._address = address
         self._page = token_hex(8)
+
+    @property
+    def has_cookies(self) -> bool:
+        """Whether the jar has a cookie for this server."""
+        return bool(self._http.cookie_jar.filter_cookies(self._address.base))
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[Socket]:
@@ -67,7 +74,7 @@ class Link:
                 allow_redirects=False,  # nobody else answers for this server
                 raise_for_status=False,
             ) as response:
-                return decode_answer(await response.read())
+                return await read_answer(response)
         except (aiohttp.ClientError, OSError):
             return None
 
@@ -80,6 +87,16 @@ class Link:
                 return (await response.content.read(1024)).decode(errors="replace")
         except (aiohttp.ClientError, OSError):
             return ""
+
+
+async def read_answer(response: aiohttp.ClientResponse) -> Answer | None:
+    """What a ping over HTTP got; `None` if it is none, whoever sends it and however much of it."""
+    body = bytearray()
+    async for part in response.content.iter_any():
+        body += part
+        if len(body) > MAX_ANSWER:
+            return None
+    return decode_answer(bytes(body))
 
 
 async def say(socket: Socket, text: bytes) -> None:

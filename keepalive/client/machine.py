@@ -32,7 +32,7 @@ from ..messages import (
     Wait,
     Warning,
 )
-from ..policy import Reason
+from ..policy import Mode, Reason
 
 GREETING = 10.0
 """From opening the socket to `hello`."""
@@ -150,7 +150,7 @@ class Machine:
 
     __slots__ = (
         "_answered", "_deadlines", "_failures", "_interval", "_pinged", "_posting", "_spread", "_tried",
-        "_warn_before", "end", "ends_at", "expires_at", "n", "state", "warned",
+        "_warn_before", "end", "ends_at", "expires_at", "mode", "n", "state", "warned",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -161,6 +161,7 @@ class Machine:
         """The nearer deadline of the session, as the server last told."""
         self.ends_at: float | None = None
         """The absolute one."""
+        self.mode: Mode | None = None
         self.warned = False
         """Whether a warning stands."""
         self.end: End | None = None
@@ -281,6 +282,7 @@ def _agree(m: Machine, event: Hello | HttpBeat) -> None:
     """The rules of the session, which come with a hello, and with a beat over HTTP."""
     m._interval = max(LEAST_INTERVAL, _seconds(event.interval, m._interval))
     m._warn_before = _seconds(event.warn_before, m._warn_before)
+    m.mode = event.mode
 
 
 def _remember(m: Machine, event: Hello | Beat, turn: _Turn) -> None:

@@ -22,12 +22,13 @@ from yarl import URL
 
 from ..clock import Clock, SystemClock
 from ..errors import ConnectError, KeepaliveError, ServerUnavailable, SessionEnded, SettingError
-from ..messages import Answer, CloseCode, End, Ping, decode_answer, decode_message, encode
+from ..messages import Answer, CloseCode, End, Ping, decode_message, encode
 from ..wheel import Wheel
 from . import faults
 from .address import address_of
 from .events import Event, StateChange
-from .link import POST_TIMEOUT
+from .life import leave
+from .link import POST_TIMEOUT, read_answer
 from .machine import GREETING, Closed, Connect, Drop, Effect, Emit, Fact, Machine, Post, Posted, Send, State
 from .machine import Event as MachineEvent
 from .socket import Refusal, Socket, request
@@ -95,7 +96,11 @@ class HeartPool:
         self._http = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
         started = asyncio.Event()
         self._life = asyncio.create_task(self._live(started))
-        await started.wait()
+        try:
+            await started.wait()
+        except asyncio.CancelledError:
+            await self.__aexit__(None, None, None)
+            raise
         self._turn()
         return self
 
@@ -109,13 +114,8 @@ class HeartPool:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._life.cancel()
         try:
-            await self._life
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
+            await leave(self._life)
         finally:
             await self._http.close()
 
@@ -166,7 +166,7 @@ class HeartPool:
         return Counter(heart.state for heart in self._hearts)
 
     def __iter__(self) -> "Iterator[PoolHeart]":
-        return iter(self._hearts)
+        return iter(list(self._hearts))  # which some may leave meanwhile
 
     def __len__(self) -> int:
         return len(self._hearts)
@@ -228,7 +228,7 @@ class HeartPool:
             return
         try:
             self._on_event(heart, event)
-        except Exception:
+        except (Exception, asyncio.CancelledError):  # which is of something else: this awaits nothing
             log.exception("on_event failed")  # the traceback names it
 
     def _refused(self, heart: "PoolHeart", error: ConnectError) -> None:
@@ -309,7 +309,7 @@ class HeartPool:
                 timeout=aiohttp.ClientTimeout(total=POST_TIMEOUT),
                 allow_redirects=False,  # nobody else answers for this server, or sets its cookies
             ) as response:
-                message = decode_answer(await response.read())
+                message = await read_answer(response)
                 heart._renew(response.headers.getall("Set-Cookie", []))
         except (aiohttp.ClientError, OSError):
             pass  # no answer; the machine tries again
@@ -375,6 +375,7 @@ class PoolHeart:
         pool._hearts.discard(self)
         if self in pool._new:
             pool._new.remove(self)
+            pool._trying.discard(self)
             if self in pool._waiting:
                 pool._waiting.remove(self)
             pool._admit()

@@ -25,6 +25,7 @@ MAX_HEAD = 16 * 1024
 INBOX = 64 * 1024
 """Most bytes that are read of one server at a time; one buffer serves all sockets."""
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 §1.3
+_HTTP = b"HTTP/1.1 "
 _STATUS = re.compile(rb"HTTP/1\.1 (\d{3})(?: |\r\n)")
 
 _inbox = memoryview(bytearray(INBOX))
@@ -125,7 +126,7 @@ class Socket(asyncio.BufferedProtocol):
     def _shake(self, handshake: "Handshake", data: bytes) -> None:
         handshake.answer += data
         head, end, rest = handshake.answer.partition(b"\r\n\r\n")
-        if not end and len(head) <= MAX_HEAD and _STATUS.match(head[:13].ljust(13, b" ")):
+        if not end and len(head) <= MAX_HEAD and head[: len(_HTTP)] == _HTTP[: len(head)]:
             return  # so far so good
         refusal, cookies = handshake.judge(bytes(head), bytes(rest))
         if refusal is not None:

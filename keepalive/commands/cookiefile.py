@@ -5,11 +5,12 @@ as the server has written them, quotes included.
 """
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from http.cookies import CookieError, Morsel
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import mkstemp
 from typing import NamedTuple
 
 import aiohttp
@@ -45,11 +46,13 @@ def cookies_for(url: URL, path: Path | None, environ: Mapping[str, str]) -> aioh
         for pair in filter(None, map(str.strip, told.split(";"))):
             name, _, value = pair.partition("=")
             try:
-                jar.update_cookies({name: _morsel(name, value)}, url.origin())
+                morsel = _morsel(name, value)
             except CookieError:
                 raise SettingError(
                     f"{VARIABLE} holds no cookies", "write them as name=value; name=value"
                 ) from None
+            morsel["secure"] = url.scheme == "https"  # no redirect shall take it along in the clear
+            jar.update_cookies({name: morsel}, url.origin())
     if not jar.filter_cookies(url):
         has_none = f"{path or VARIABLE} has none for {url.origin()}" if path or told else "there is none"
         raise SettingError(
@@ -122,14 +125,19 @@ class CookieFile(aiohttp.CookieJar):
         if not changed:
             return
         path = self._path.resolve()
-        with NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
-            file.writelines(lines)
-        draft = Path(file.name)
-        draft.chmod(path.stat().st_mode & 0o777)
-        draft.replace(path)
+        descriptor, name = mkstemp(dir=path.parent)  # for its owner alone
+        draft = Path(name)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.writelines(lines)
+            draft.chmod(path.stat().st_mode & 0o777)
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)  # there is none, unless something went wrong
 
     def _read(self) -> "list[tuple[str, _Cookie | None]]":
-        return [(text, _Cookie.parse(text)) for text in self._path.read_text("utf-8").splitlines()]
+        lines = self._path.read_text("utf-8").removesuffix("\n").split("\n")  # other breaks may be in a value
+        return [(text, _Cookie.parse(text)) for text in lines]
 
 
 class _Cookie(NamedTuple):
@@ -176,10 +184,16 @@ class _Cookie(NamedTuple):
         return morsel
 
     def renewed_by(self, morsel: "Morsel[str]", now: float) -> str | None:
-        """The line with what a response has set; `None` if that takes the cookie back."""
+        """The line with what a response has set; `None` if that takes the cookie back.
+
+        Raises:
+            ValueError: what it has set cannot be a line.
+        """
+        if "\t" in morsel.value:
+            raise ValueError("a tab in the value")
         until = 0.0  # as long as the browser lives
         if morsel["max-age"]:
-            until = now + float(morsel["max-age"])
+            until = now + int(morsel["max-age"])
         elif morsel["expires"]:
             until = parsedate_to_datetime(morsel["expires"]).timestamp()
         if 0 < until <= now:

@@ -19,7 +19,6 @@ from ..client.address import Address
 from ..clock import Clock
 from ..errors import SessionEnded
 from ..messages import Beat, End, Push, Warning, encode
-from ..policy import Mode
 from .show import plain, span
 
 REMEMBERED = 8
@@ -44,7 +43,6 @@ Heard = Beat | Warning | Push | StateChange
 class Rules(msgspec.Struct):
     """What `GET …/state` tells of a session that a heart does not."""
 
-    mode: Mode
     idle_timeout: float
     warn_before: float
 
@@ -150,7 +148,7 @@ class View:
         return row
 
     def _session(self) -> Table:
-        rules, expires_in, ends_in = self._rules, self._heart.expires_in, self._heart.ends_in
+        mode, expires_in, ends_in = self._heart.mode, self._heart.expires_in, self._heart.ends_in
         expiry = Table.grid(padding=(0, 2))
         expiry.add_row(span(expires_in), self._bar(expires_in), Text("unless it is extended", "dim"))
         table = Table.grid(padding=(0, 2))
@@ -158,8 +156,8 @@ class View:
         table.add_row("expires in", expiry)
         if ends_in is not None:
             table.add_row("ends in", Text.assemble(span(ends_in), ("  whatever happens", "dim")))
-        if rules is not None:
-            table.add_row("mode", Text.assemble(rules.mode, (f"  lives by {LIVES_BY[rules.mode]}", "dim")))
+        if mode is not None:
+            table.add_row("mode", Text.assemble(mode, (f"  lives by {LIVES_BY[mode]}", "dim")))
         beats = Text(f"{self._beats:,}")
         if self._beats:
             beats.append(f"  the last one {span(self._clock.wall() - self._beat_at)} ago", "dim")

@@ -180,3 +180,37 @@ async def test_an_environment_that_will_not_do(environ: dict[str, str], problem:
         return
     with pytest.raises(SettingError, match=problem):
         cookies_for(APP, None, environ)
+
+
+@pytest.mark.parametrize("value", ["a\tb", "a\x85.bank.example\tTRUE\t/\tFALSE\t0\tid\tplanted", "\udcff"])
+async def test_what_cannot_be_a_line_is_not_written_and_plants_nothing(
+    path: Path, caplog: pytest.LogCaptureFixture, value: str
+) -> None:
+    path.write_text(OURS)
+    jar = CookieFile(path)
+    jar.update_cookies_from_headers([f"id={value}; Path=/"], APP)
+    assert path.read_text() == OURS
+    assert [each.name for each in path.parent.iterdir()] == [path.name], "no draft with cookies is left"
+    assert "cannot write a renewed cookie back" in caplog.text
+
+
+async def test_only_a_line_feed_ends_a_line(path: Path) -> None:
+    """A server could otherwise plant cookies of other hosts, in a file that all of them share."""
+    path.write_text(line("app.example", "FALSE", "/", "FALSE", "0", "id", "a\x85b\u2028c"), "utf-8")
+    jar = CookieFile(path)
+    assert sent(jar, str(APP)) == {"id": "a\x85b\u2028c"}
+    jar.update_cookies_from_headers(["id=new; Path=/"], APP)
+    assert path.read_text() == line("app.example", "FALSE", "/", "FALSE", "0", "id", "new")
+
+
+@pytest.mark.parametrize("age", ["soon", "1e999", "nan"])
+async def test_an_age_that_is_none_is_not_written(path: Path, age: str) -> None:
+    path.write_text(OURS)
+    CookieFile(path).update_cookies_from_headers([f"id=new; Path=/; Max-Age={age}"], APP)
+    assert path.read_text() == OURS
+
+
+async def test_what_is_for_https_never_goes_out_by_http() -> None:
+    jar = cookies_for(APP, None, {VARIABLE: "id=secret"})
+    assert sent(jar, str(APP)) == {"id": "secret"}
+    assert sent(jar, str(APP.with_scheme("http"))) == {}, "not even where a redirect leads to"

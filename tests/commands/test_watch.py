@@ -50,7 +50,7 @@ async def test_the_screen(serve: Serve) -> None:
             assert all(len(line) == 84 and line.endswith("…") for line in pushes)
             unknown = shown(View(heart, address, None, SystemClock()))
             assert unknown[2] == "expires in  29m 59s    unless it is extended"
-            assert not any("mode" in line for line in unknown)
+            assert unknown[4] == lines[4], "the heart knows its mode by itself"
 
 
 async def test_a_beat_is_seen_for_a_moment(serve: Serve) -> None:
