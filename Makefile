@@ -22,7 +22,8 @@ run: .venv/run.stamp ## Serve the demo; options in ARGS="--port 8081 …"
 test: .venv/test.stamp node-test ## Run every test, also on the other Pythons at hand and the oldest releases
 	scripts/install-test-tools
 	.venv/bin/python -m pytest -n auto $(COVERED) $(PURE:%=tests/test_%.py)
-	.venv/bin/python -m pytest -n auto -m "not slow" $(PURE:%=--ignore=tests/test_%.py)
+	.venv/bin/python -m pytest -n auto -m "not browser and not slow" $(PURE:%=--ignore=tests/test_%.py)
+	.venv/bin/python -m pytest -n auto -m "browser and not slow" tests/browser
 	scripts/test-others
 
 check: .venv/test.stamp node-test ## Check style and types, and run the tests of the browser modules

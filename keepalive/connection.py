@@ -92,8 +92,13 @@ class Connections(Generic[P]):
             self._empty.set()
 
     def tick(self) -> None:
-        """Cut what has taken too long; to be called several times a second."""
+        """Cut what has taken too long; to be called several times a second, or at `due`."""
         self.wheel.turn(self.clock.monotonic())
+
+    @property
+    def due(self) -> float:
+        """When `tick` will have something to do, in monotonic seconds."""
+        return self.wheel.due
 
     async def drained(self, within: float) -> None:
         """Wait until all connections are gone; cut off those that are not `within` seconds.

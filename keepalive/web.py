@@ -481,6 +481,11 @@ class Keepalive:
         self._heart.tick()
         self._connections.tick()
 
+    @property
+    def due(self) -> float:
+        """When `tick` will have something to do, in monotonic seconds, unless something happens before."""
+        return min(self._heart.due, self._connections.due)
+
     def _turn(self, due: float | None = None) -> None:
         loop = asyncio.get_running_loop()
         now = loop.time()  # the loop's own clock: a machine that slept has not stalled

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from http.cookies import SimpleCookie
@@ -14,8 +15,6 @@ from aiohttp import ClientSession, CookieJar, web
 from multidict import CIMultiDictProxy
 from yarl import URL
 
-from keepalive.clock import ManualClock
-
 from .browser.rows import pytest_terminal_summary  # noqa: F401  (a hook; parallel runs look for it here)
 from .discretion import pytest_runtest_setup, pytest_runtest_teardown  # noqa: F401  (hooks)
 from .raw import Headers, RawPage, Served, handshake, serving
@@ -24,6 +23,12 @@ from .redis import redis_server
 pytest_plugins = ["pytest_keepalive"]  # which an installed package brings by itself
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Most tests wait, for processes, sockets and clocks; those with a browser have it work for them."""
+    browsers = "not browser" not in config.option.markexpr
+    return None if browsers else 2 * (os.cpu_count() or 1)
 
 
 def pytest_asyncio_loop_factories(
@@ -61,11 +66,6 @@ class Connect(Protocol):
         early: bytes = b"",
         receive_buffer: int | None = None,
     ) -> Awaitable[RawPage]: ...
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from time import time
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ from keepalive import (
     Hooks,
     KeepaliveError,
     Limits,
+    Mode,
     Policy,
     Reason,
     ServerUnavailable,
@@ -26,10 +26,10 @@ from keepalive import (
 )
 from keepalive.client import Event, Heart, State, StateChange
 from keepalive.client.events import BACKLOG
-from keepalive.clock import ManualClock, SystemClock
+from keepalive.client.machine import Fact, Machine, Post, Posted
 from keepalive.live import Page
-from keepalive.messages import Beat, CloseCode, End, Ping, Push, Warning
-from keepalive.testing import KeepaliveServer, VirtualClock
+from keepalive.messages import Beat, CloseCode, End, Hello, Ping, Push, Warning
+from keepalive.testing import KeepaliveApp, KeepaliveServer, VirtualClock
 
 from .conftest import Serve
 from .raw import DEADLINE, serving, until
@@ -161,17 +161,21 @@ async def test_a_ping_gets_its_beat_and_tells_of_the_user(world: World, http: Cl
         assert world.pings[-1].idle == pytest.approx(0, abs=0.5)
 
 
-async def test_pings_go_on_counting_from_what_was_said_of_the_user(serve: Serve, http: ClientSession) -> None:
+async def test_pings_go_on_counting_from_what_was_said_of_the_user(
+    keepalive_server: KeepaliveServer, clock: VirtualClock, http: ClientSession
+) -> None:
     """In the mode `activity` a session lives on by that alone."""
-    world = World(policy=Policy(ping_interval=1, mode="activity"))
-    world.port = (await serve(world.app)).port
-    await sign_in(http, world)
-    async with keepalive.connect(world.url, session=http) as heart:
-        await heart.ping(idle=100)
-        await until(lambda: len(world.pings) >= 3)
-        idle = world.pings[2].idle
-        assert idle is not None
-        assert 100.8 < idle < 101.6
+    server = await keepalive_server(policy=Policy(mode="activity", idle_timeout=300))
+    await server.sign_in("ann", http.cookie_jar)
+    async with keepalive.connect(server.url, session=http) as heart:
+        clock.drive(heart)
+        await clock.advance(minutes=4)
+        ping = asyncio.create_task(heart.ping(idle=100))
+        await clock.advance(seconds=199)
+        assert ping.done()
+        assert heart.state is State.OPEN
+        await clock.advance(seconds=2)
+        assert (await heart.wait_ended()).reason == Reason.IDLE
 
 
 async def test_two_pings_at_once_both_get_a_beat(world: World, http: ClientSession) -> None:
@@ -180,38 +184,47 @@ async def test_two_pings_at_once_both_get_a_beat(world: World, http: ClientSessi
         assert first == second, "one ping on the wire answers both"
 
 
-async def test_pings_in_a_row_do_not_flood_the_server(world: World, http: ClientSession) -> None:
-    async with keepalive.connect(world.url, session=http) as heart:
-        began = asyncio.get_running_loop().time()
-        for _ in range(4):
-            await heart.ping()
-        assert asyncio.get_running_loop().time() - began >= 0.75
-        assert heart.state is State.OPEN
-
-
-async def test_an_ask_is_answered(serve: Serve, http: ClientSession) -> None:
-    """The server's clock is moved by hand, the heart's own timer is far away."""
-    clock = ManualClock()
-    world = World(clock=clock)
-    world.port = (await serve(world.app)).port
-    await sign_in(http, world)
-    async with keepalive.connect(world.url, session=http):
-        await until(lambda: world.keepalive.counts.beats == 1)
-        clock.advance(32)
-        await until(lambda: world.keepalive.counts.beats == 2)
-        assert world.keepalive.counts.asks == 1
-
-
-async def test_an_hour_passes_on_a_clock_that_is_moved_by_hand(
-    keepalive_server: KeepaliveServer, keepalive_clock: VirtualClock, http: ClientSession
+async def test_pings_in_a_row_do_not_flood_the_server(
+    keepalive_server: KeepaliveServer, clock: VirtualClock, http: ClientSession
 ) -> None:
-    server = await keepalive_server(policy=Policy(absolute_timeout=3600))
+    server = await keepalive_server()
+    await server.sign_in("ann", http.cookie_jar)
+    async with keepalive.connect(server.url, session=http) as heart:
+        clock.drive(heart)
+
+        async def ping() -> None:
+            for _ in range(4):
+                await heart.ping()
+
+        pings = asyncio.create_task(ping())
+        await clock.advance(seconds=0.75)
+        assert not pings.done()
+        await clock.advance(seconds=0.1)
+        assert pings.done()
+        assert server.keepalive.counts.pings == 5  # with the one at the start
+
+
+async def test_an_ask_is_answered(
+    keepalive_server: KeepaliveServer, clock: VirtualClock, http: ClientSession
+) -> None:
+    """By a heart whose own timer is late: nothing drives it."""
+    server = await keepalive_server()
+    await server.sign_in("ann", http.cookie_jar)
+    async with keepalive.connect(server.url, session=http):
+        await clock.advance(seconds=32)
+        assert (server.keepalive.counts.asks, server.keepalive.counts.beats) == (1, 2)
+
+
+async def test_half_an_hour_passes_in_virtual_time(
+    keepalive_server: KeepaliveServer, clock: VirtualClock, http: ClientSession
+) -> None:
+    server = await keepalive_server(policy=Policy(absolute_timeout=1800))
     await server.sign_in("ann", http.cookie_jar)
     events: list[Event] = []
     async with keepalive.connect(server.url, session=http, on_event=events.append) as heart:
-        keepalive_clock.drive(heart)
-        await keepalive_clock.advance(hours=1, seconds=1)
-    assert server.keepalive.counts.beats == pytest.approx(3600 / 25, rel=0.1)
+        clock.drive(heart)
+        await clock.advance(minutes=30, seconds=1)
+    assert server.keepalive.counts.beats == pytest.approx(1800 / 25, rel=0.1)
     assert next(event for event in events if isinstance(event, Warning)).why == Reason.ABSOLUTE
     assert events[-1] == End(Reason.ABSOLUTE)
 
@@ -302,8 +315,12 @@ async def test_a_logout_elsewhere_ends_the_heart(world: World, http: ClientSessi
     assert heart.state is State.ENDED
 
 
-async def test_a_ping_that_waits_hears_of_the_end(world: World, http: ClientSession) -> None:
+async def test_a_ping_that_waits_hears_of_the_end(
+    clock: VirtualClock, world: World, keepalive_app: KeepaliveApp, http: ClientSession
+) -> None:
+    keepalive_app(world.app)
     async with keepalive.connect(world.url, session=http) as heart:
+        clock.drive(heart)
         world.sockets = False
         world.close()
         await until(lambda: heart.state is State.WAITING)
@@ -311,8 +328,9 @@ async def test_a_ping_that_waits_hears_of_the_end(world: World, http: ClientSess
         await asyncio.sleep(0)
         await http.post(f"{world.url}/logout")
         world.sockets = True
+        await clock.advance(seconds=2.5)
         with pytest.raises(SessionEnded):
-            await asyncio.wait_for(ping, DEADLINE)
+            await ping
 
 
 @pytest.mark.parametrize("login", [None, "/login"])
@@ -329,7 +347,9 @@ async def test_without_a_session_there_is_no_heart(serve: Serve, login: str | No
 # Coming back.
 
 
-async def test_a_heart_comes_back_after_a_restart(http: ClientSession, tmp_path: Any) -> None:
+async def test_a_heart_comes_back_after_a_restart(
+    keepalive_app: KeepaliveApp, clock: VirtualClock, http: ClientSession, tmp_path: Any
+) -> None:
     """To the same port, where the sessions are still there."""
     store = f"sqlite:///{tmp_path / 'sessions.db'}"
     world = World(store)
@@ -340,12 +360,15 @@ async def test_a_heart_comes_back_after_a_restart(http: ClientSession, tmp_path:
     try:
         await until(lambda: heart.state is State.WAITING)
         again = World(store)
+        keepalive_app(again.app)
         runner = web.AppRunner(again.app, access_log=None)
         await runner.setup()
         try:
             await web.TCPSite(runner, "127.0.0.1", world.port).start()
-            async with asyncio.timeout(2 * DEADLINE):
-                assert (await heart.ping()).expires_in > 1700
+            clock.drive(heart)
+            ping = asyncio.create_task(heart.ping())
+            await clock.advance(seconds=2.5)
+            assert (await ping).expires_in > 1700
             assert heart.state is State.OPEN
         finally:
             await heart.__aexit__(None, None, None)
@@ -355,25 +378,36 @@ async def test_a_heart_comes_back_after_a_restart(http: ClientSession, tmp_path:
 
 
 async def test_a_login_elsewhere_brings_it_back_with_the_new_cookie(
-    world: World, http: ClientSession
+    clock: VirtualClock, world: World, keepalive_app: KeepaliveApp, http: ClientSession
 ) -> None:
+    keepalive_app(world.app)
     async with keepalive.connect(world.url, session=http) as heart:
+        clock.drive(heart)
         await sign_in(http, world)  # the same jar: the old id ends, its pages are closed with 4004
         await until(lambda: heart.state is State.WAITING)
-        assert (await asyncio.wait_for(heart.ping(), DEADLINE)).expires_in > 1700
+        ping = asyncio.create_task(heart.ping())
+        await clock.advance(seconds=2.5)
+        assert (await ping).expires_in > 1700
 
 
-async def test_it_is_the_same_page_until_it_says_goodbye(world: World, http: ClientSession) -> None:
+async def test_it_is_the_same_page_until_it_says_goodbye(
+    clock: VirtualClock, world: World, keepalive_app: KeepaliveApp, http: ClientSession
+) -> None:
     """Where sessions end with their last page, a lost connection must not be taken for a closed tab."""
+    keepalive_app(world.app)
     closes = world.keepalive.counts.closes
     async with keepalive.connect(world.url, session=http) as heart:
+        clock.drive(heart)
         world.close()
-        await until(lambda: len(world.names) == 2 and heart.state is State.OPEN)
-        heart._machine._deadlines["silence"] = SystemClock().monotonic()
+        await until(lambda: heart.state is State.WAITING)
+        await clock.advance(minutes=1)
+        assert (len(world.names), heart.state) == (2, State.OPEN)
+        heart._machine._deadlines["silence"] = clock.monotonic()
         heart.tick()
         assert heart.state is State.WAITING
         await until(lambda: closes[CloseCode.RETURNING])
-        await until(lambda: len(world.names) == 3 and heart.state is State.OPEN)
+        await clock.advance(minutes=1)
+        assert (len(world.names), heart.state) == (3, State.OPEN)
     await until(lambda: closes[CloseCode.NORMAL])
     assert len(set(world.names)) == 1
     async with keepalive.connect(world.url, session=http):
@@ -409,37 +443,41 @@ async def test_a_final_close_code_without_a_word_is_an_end(world: World, http: C
 # The cookie.
 
 
-async def test_the_cookie_is_renewed_in_the_jar(serve: Serve, http: ClientSession) -> None:
-    """Where sessions live in the cookie, a beat says `renew`, and a POST brings a fresh one."""
-    clock = ManualClock(wall=time())  # aiohttp-session has the machine's
-    storage = EncryptedCookieStorage(Fernet(Fernet.generate_key()), max_age=60)
-    world = World(storage, clock=clock, policy=Policy(idle_timeout=60, ping_interval=10))
-    world.port = (await serve(world.app)).port
-    await sign_in(http, world)
-    async with keepalive.connect(world.url, session=http) as heart:
-        before = {each.value for each in http.cookie_jar}
-        clock.advance(40)
-        await heart.ping()
-        await until(lambda: world.posts)
-        await until(lambda: before != {each.value for each in http.cookie_jar})
+@pytest.fixture
+def in_cookies(clock: VirtualClock) -> World:
+    """A server whose sessions live in the cookie: a beat says `renew`, and a POST brings a fresh one."""
+    return World(EncryptedCookieStorage(Fernet(Fernet.generate_key()), max_age=600))
+
+
+async def test_the_cookie_is_renewed_in_the_jar(
+    in_cookies: World, serve: Serve, keepalive_app: KeepaliveApp, clock: VirtualClock, http: ClientSession
+) -> None:
+    """So the session lives much longer than any cookie of it."""
+    keepalive_app(in_cookies.app)
+    in_cookies.port = (await serve(in_cookies.app)).port
+    await sign_in(http, in_cookies)
+    async with keepalive.connect(in_cookies.url, session=http) as heart:
+        clock.drive(heart)
+        await clock.advance(minutes=20)
+        assert len(set(in_cookies.posts)) in (4, 5, 6), "each has another cookie, and each lasts for ten"
+        assert heart.state is State.OPEN
+        async with http.get(f"{in_cookies.url}/whoami") as response:
+            assert await response.json() == "ann"
 
 
 async def test_a_renewed_cookie_takes_the_place_of_the_one_that_was_given(
-    serve: Serve, http: ClientSession
+    in_cookies: World, serve: Serve, keepalive_app: KeepaliveApp, clock: VirtualClock, http: ClientSession
 ) -> None:
-    clock = ManualClock(wall=time())
-    storage = EncryptedCookieStorage(Fernet(Fernet.generate_key()), max_age=60)
-    world = World(storage, clock=clock, policy=Policy(idle_timeout=60, ping_interval=10))
-    world.port = (await serve(world.app)).port
-    await sign_in(http, world)
+    keepalive_app(in_cookies.app)
+    in_cookies.port = (await serve(in_cookies.app)).port
+    await sign_in(http, in_cookies)
     given = {each.key: each.value for each in http.cookie_jar}
-    async with keepalive.connect(world.url, cookies=given) as heart:
+    async with keepalive.connect(in_cookies.url, cookies=given) as heart:
+        clock.drive(heart)
+        await clock.advance(minutes=5)
         assert heart._owned is not None
-        jar = heart._owned.cookie_jar
-        clock.advance(40)
-        await heart.ping()
-        await until(lambda: {each.value for each in jar} - {*given.values()})
-        assert len(jar) == 1, "else the one that was given goes first, until the session is over"
+        (cookie,) = heart._owned.cookie_jar  # else the one that was given goes first, until it is too old
+        assert cookie.value not in given.values()
 
 
 # Cancellation.
@@ -597,3 +635,107 @@ def test_where_the_socket_is(url: str, socket: str) -> None:
 def test_a_heart_needs_one_source_of_cookies() -> None:
     with pytest.raises(SettingError, match="session"):
         keepalive.connect("https://app.example")
+
+
+# What the server tells of the session, and what the app is told of the page.
+
+
+@pytest.mark.parametrize("sockets", [True, False])
+@pytest.mark.parametrize("mode", Mode)
+async def test_the_mode_is_known(serve: Serve, http: ClientSession, mode: Mode, sockets: bool) -> None:
+    world = World(policy=Policy(mode=mode))
+    world.port = (await serve(world.app)).port
+    world.sockets = sockets
+    await sign_in(http, world)
+    heart = keepalive.connect(world.url, session=http)
+    assert heart.mode is None
+    async with heart:
+        await heart.ping()
+        assert heart.mode is mode
+
+
+@pytest.mark.parametrize("sockets", [True, False])
+async def test_a_ping_carries_data_and_so_do_later_ones(
+    world: World, http: ClientSession, sockets: bool
+) -> None:
+    world.sockets = sockets
+    view = {"view": "/inbox", "open": [1, 2]}
+    async with keepalive.connect(world.url, session=http) as heart:
+        await heart.ping()
+        await heart.ping(data=view)
+        view.clear()  # it is a copy that goes with the next one
+        await heart.ping()
+        await heart.ping(data={})
+    first, *_, second, third, last = [ping.data for ping in world.pings]
+    assert first is None
+    assert second == third == {"view": "/inbox", "open": [1, 2]}
+    assert last == {}
+
+
+def nested(depth: int) -> list[Any]:
+    found: list[Any] = []
+    for _ in range(depth):
+        found = [found]
+    return found
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"a": object()},
+        {"a": "\udc80"},
+        {"a": "x" * 4000},
+        {"a": nested(1900)},
+        ["a", "b"],
+        "text",
+    ],
+)
+async def test_data_that_a_ping_cannot_carry(world: World, http: ClientSession, data: Any) -> None:
+    async with keepalive.connect(world.url, session=http) as heart:
+        with pytest.raises(SettingError, match="cannot carry"):
+            await heart.ping(data=data)
+        await heart.ping(idle=1e5 / 3, data={"a": "x" * 3980})
+        assert heart.state is State.OPEN
+
+
+async def test_who_listens_before_entering_misses_nothing(serve: Serve, http: ClientSession) -> None:
+    """Not even what the app pushes the moment that the page opens."""
+    app = web.Application()
+    hooks = Hooks(on_open=lambda page: ka.push_user("ann", "welcome"))
+    ka = keepalive.setup(app, "memory://", hooks=hooks)
+
+    async def login(request: web.Request) -> web.Response:
+        await ka.start(request, "ann")
+        return web.Response()
+
+    app.router.add_post("/login", login)
+    base = f"http://127.0.0.1:{(await serve(app)).port}"
+    async with http.post(f"{base}/login") as response:
+        assert response.status == 200
+    heart = keepalive.connect(base, session=http)
+
+    async def listen() -> list[Event]:
+        return [event async for event in heart]
+
+    listening = asyncio.create_task(listen())
+    await asyncio.sleep(0)
+    async with heart:
+        await heart.ping()
+    told = await listening
+    assert told[:2] == [StateChange(State.CONNECTING, State.IDLE), StateChange(State.OPEN, State.CONNECTING)]
+    assert Push("welcome") in told
+
+
+def test_it_is_busy_while_it_waits_for_its_server() -> None:
+    """For as long virtual time stands still."""
+    machine = Machine()
+    assert not machine.busy
+    machine.take(Fact.START, 0.0, 0.5)
+    assert machine.busy
+    machine.take(Hello(25, 1800, 1800, 60, Mode.PRESENCE, 3), 0.1, 0.5)
+    assert not machine.busy
+    (_, post) = machine.take(Beat(1, 1800, renew=True), 0.2, 0.5)
+    assert isinstance(post, Post)
+    assert machine.busy
+    machine.take(Posted(post.n, None), 0.3, 0.5)
+    assert not machine.busy

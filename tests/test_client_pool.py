@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from hashlib import sha1
-from time import time
 from typing import Any
 
 import pytest
@@ -41,6 +40,7 @@ from keepalive.client.pool import AT_ONCE
 from keepalive.clock import ManualClock, SystemClock
 from keepalive.frames import Frame, Opcode, Reader
 from keepalive.messages import Beat, CloseCode, End, Hello, Push, encode
+from keepalive.testing import VirtualClock
 
 from .conftest import Serve
 from .raw import DEADLINE, certified, serving, until
@@ -203,17 +203,16 @@ async def test_a_new_cookie_takes_the_place_of_the_old_one(world: World) -> None
         assert heart._cookie == "keepalive=new; third=3"
 
 
-async def test_the_cookie_is_renewed(serve: Serve) -> None:
+async def test_the_cookie_is_renewed(serve: Serve, clock: VirtualClock) -> None:
     """Where sessions live in the cookie, a beat says `renew`, and a POST brings a fresh one."""
-    clock = ManualClock(wall=time())  # aiohttp-session has the machine's
     storage = EncryptedCookieStorage(Fernet(Fernet.generate_key()), max_age=60)
-    world = World(storage, clock=clock, policy=Policy(idle_timeout=60, ping_interval=10))
+    world = World(storage, policy=Policy(idle_timeout=60, ping_interval=10))
     world.port = (await serve(world.app)).port
-    async with HeartPool(world.url, clock=clock) as pool:
+    async with HeartPool(world.url) as pool:
         heart = pool.add(*await jars(world, 1))
         await pool.opened(DEADLINE)
         before = heart._cookie
-        clock.advance(40)
+        await clock.advance(40)
         heart.ping()
         await until(lambda: world.posts)
         await until(lambda: heart._cookie != before)
@@ -480,3 +479,25 @@ def test_a_server_reads_a_clients_control_frames() -> None:
 )
 def test_the_fast_path_of_a_client(data: bytes, text: bytes | None) -> None:
     assert client_frames.single(data) == text
+
+
+# What comes in pieces.
+
+
+async def test_a_handshake_may_come_byte_by_byte() -> None:
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        key = re.search("Sec-WebSocket-Key: (.+)\r", head)
+        assert key
+        proof = b64encode(sha1(key[1].encode() + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+        answer = b"HTTP/1.1 101 \r\nSec-WebSocket-Accept: %b\r\nSec-WebSocket-Protocol: keepalive.v1\r\n\r\n"
+        for byte in answer % proof + frames.text(HELLO):
+            writer.write(bytes([byte]))
+            await writer.drain()
+            await asyncio.sleep(0)
+        await reader.read()
+
+    async with listening(speak) as port, HeartPool(f"http://127.0.0.1:{port}") as pool:
+        heart = pool.add({})
+        await pool.opened(DEADLINE)
+        assert heart.state is State.OPEN

@@ -63,8 +63,8 @@ class Room:
 
 
 @pytest.fixture
-async def room(serve: Serve, clock: ManualClock) -> AsyncIterator[Room]:
-    room = Room(clock)
+async def room(serve: Serve) -> AsyncIterator[Room]:
+    room = Room(ManualClock())
     app = web.Application()
     app.router.add_get("/{name}", room.handle)
     room.port = (await serve(app)).port
@@ -496,7 +496,7 @@ def _on_the_wheel(room: Room) -> int:
     return sum(map(len, room.connections.wheel._slots.values()))
 
 
-async def test_a_connection_that_is_reset_during_the_goodbye_is_let_go(clock: ManualClock) -> None:
+async def test_a_connection_that_is_reset_during_the_goodbye_is_let_go() -> None:
     """The kernel knows before the event loop has told, and then refuses to end the stream."""
 
     class Reset(asyncio.Transport):
@@ -514,7 +514,7 @@ async def test_a_connection_that_is_reset_during_the_goodbye_is_let_go(clock: Ma
             self.aborted = True
 
     transport = Reset()
-    connection: Connection[str] = Connection(Room(clock).connections)
+    connection: Connection[str] = Connection(Room(ManualClock()).connections)
     connection.connection_made(transport)
     connection.data_received(frame((1000).to_bytes(2), CLOSE))
     assert transport.aborted

@@ -14,10 +14,10 @@ import keepalive
 from keepalive import KEEPALIVE, Keepalive, Limits, SettingError, open_store
 from keepalive import limits as keepalive_limits
 from keepalive import web as keepalive_web
-from keepalive.clock import ManualClock
 from keepalive.gate import TELL_EVERY
 from keepalive.heart import LET_IN
 from keepalive.limits import Buckets, Tally
+from keepalive.testing import VirtualClock
 from keepalive.trust import Trust
 
 from .conftest import Browse, Browser, Connect, Serve
@@ -437,17 +437,17 @@ async def test_without_a_named_proxy_private_addresses_have_no_limit(serve: Serv
 
 
 async def test_too_many_handshakes_a_second(
-    serve: Serve, browse: Browse, clock: ManualClock, caplog: pytest.LogCaptureFixture
+    serve: Serve, browse: Browse, clock: VirtualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Cheaply: before the store is asked; and with one line in the log, not one for each."""
     limits = Limits(handshakes_per_second=5, pages_per_session=100)
-    heart, (ann,) = await site(serve, browse, "ann", limits=limits, clock=clock)
+    heart, (ann,) = await site(serve, browse, "ann", limits=limits)
     pages = await opened(ann, 10)
     for _ in range(5):
         refused = await come(ann)
         assert (refused.status, refused.headers["Retry-After"]) == (503, "2")
         assert refused.headers["Cache-Control"] == "no-store"
-    clock.advance(0.5)
+    await clock.advance(0.5)
     await opened(ann, 2)
     assert (await come(ann)).status == 503
     for n, page in enumerate(pages):  # those who are in do not notice
@@ -458,7 +458,7 @@ async def test_too_many_handshakes_a_second(
     assert [line.message for line in lines] == [
         "pages are turned away: more come than `handshakes_per_second`"
     ]
-    clock.advance(TELL_EVERY)
+    await clock.advance(TELL_EVERY)
     for _ in range(20):
         await come(ann)
     assert sum("turned away" in record.message for record in caplog.records) == 2
@@ -478,19 +478,18 @@ async def test_more_pages_than_files(serve: Serve, browse: Browse, monkeypatch: 
 
 @pytest.mark.parametrize("path", ["ws", "heartbeat", "state"])
 async def test_guessing_cookies(
-    serve: Serve, browse: Browse, connect: Connect, monkeypatch: pytest.MonkeyPatch, path: str
+    serve: Serve, browse: Browse, connect: Connect, clock: VirtualClock, path: str
 ) -> None:
     """10,000 cookies of one address cost 100 reads a minute; nobody else notices."""
-    clock = ManualClock()
-    store = open_store("memory://", clock=clock)
-    heart, (ann,) = await site(serve, browse, "ann", sessions=store, clock=clock)
+    store = open_store("memory://")
+    heart, (ann,) = await site(serve, browse, "ann", sessions=store)
     asked, load = [], store.load
 
     async def counted(key: bytes) -> Any:
         asked.append(key)
         return await load(key)
 
-    monkeypatch.setattr(store, "load", counted)
+    store.load = counted  # type: ignore[method-assign]
     seal = heart.door._seal  # type: ignore[attr-defined]
     stranger = await browse(ann.port)
 
@@ -506,15 +505,16 @@ async def test_guessing_cookies(
     assert len(asked) == 100
     assert await guess("203.0.113.67") == known
     assert (await ann.get("/keepalive/heartbeat", headers={"X-Forwarded-For": "203.0.113.67"})).status == 200
-    clock.advance(0.6)
+    await clock.advance(0.6)
     assert [await guess() for _ in range(2)] == [known, 429]
     if path == "ws":
         assert heart.counts.handshakes == {"over": 102, "cookie": 21}
 
 
-async def test_who_has_a_session_is_no_guesser(serve: Serve, browse: Browse, clock: ManualClock) -> None:
+@pytest.mark.usefixtures("clock")  # which stands still
+async def test_who_has_a_session_is_no_guesser(serve: Serve, browse: Browse) -> None:
     """However often, and from whatever office; nor is who has no cookie, or comes while the store is away."""
-    heart, (ann,) = await site(serve, browse, "ann", clock=clock, limits=Limits(misses_per_minute=3))
+    heart, (ann,) = await site(serve, browse, "ann", limits=Limits(misses_per_minute=3))
     for _ in range(10):
         assert (await ann.get("/keepalive/state")).status == 200
     await ann.post("/end?reason=logout", headers=(gone := {"Cookie": ann.cookie}))
@@ -526,11 +526,12 @@ async def test_who_has_a_session_is_no_guesser(serve: Serve, browse: Browse, clo
         assert (await ann.get("/keepalive/state", headers=gone)).status == 503
 
 
+@pytest.mark.usefixtures("clock")  # which stands still
 async def test_cookies_that_were_never_ours_shut_nobody_out(
-    serve: Serve, browse: Browse, connect: Connect, clock: ManualClock
+    serve: Serve, browse: Browse, connect: Connect
 ) -> None:
     """They cost the store nothing; and anybody can send them, from behind the same address as others."""
-    _, (ann,) = await site(serve, browse, "ann", clock=clock, limits=Limits(misses_per_minute=3))
+    _, (ann,) = await site(serve, browse, "ann", limits=Limits(misses_per_minute=3))
     address = {"X-Forwarded-For": "203.0.113.9"}
     stranger = await browse(ann.port)
     for n in range(10):
@@ -604,13 +605,13 @@ async def test_what_became_of_each_handshake(serve: Serve, browse: Browse, conne
 
 
 async def test_idle_buckets_are_swept(
-    serve: Serve, browse: Browse, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, browse: Browse, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keepalive_web, "SWEEP_EVERY", 0.01)
-    heart, (ann,) = await site(serve, browse, "ann", clock=clock)
+    heart, (ann,) = await site(serve, browse, "ann")
     sealed = heart.door._seal.seal("guess")  # type: ignore[attr-defined]
     headers = {"Cookie": f"keepalive={sealed}", "X-Forwarded-For": "203.0.113.66"}
     await (await browse(ann.port)).get("/keepalive/state", headers=headers)
     assert len(heart._gate._misses) == 1
-    clock.advance(1)
+    await clock.advance(1)
     await until(lambda: len(heart._gate._misses) == 0)

@@ -19,7 +19,7 @@ from aiohttp import web
 
 import keepalive
 from keepalive import Keepalive, Limits
-from keepalive.clock import ManualClock
+from keepalive.testing import VirtualClock
 
 from .conftest import Browse, Connect, Serve
 from .raw import BINARY, CLOSE, CONTINUATION, MASK, PING, PONG, TEXT, RawPage, frame, ping, until
@@ -54,7 +54,7 @@ Open = Callable[[float], Awaitable[Site]]
 
 
 @pytest.fixture
-def open_site(serve: Serve, browse: Browse, connect: Connect, clock: ManualClock) -> Open:
+def open_site(serve: Serve, browse: Browse, connect: Connect, clock: VirtualClock) -> Open:
     """Starts a server with a limit of frames a second."""
 
     async def open_site(max_rate: float) -> Site:
@@ -304,13 +304,13 @@ async def test_a_flood_after_the_goodbye_is_cut_off(site: Site) -> None:
         pytest.param(frame(b"", PONG), None, id="pongs, which have no answer"),
     ],
 )
-async def test_floods(open_site: Open, clock: ManualClock, flood: bytes, answer: str | None) -> None:
+async def test_floods(open_site: Open, clock: VirtualClock, flood: bytes, answer: str | None) -> None:
     """Exactly the burst is answered, however it comes, and after a second a second's worth."""
     site = await open_site(RATE)
     page = await site.open(early=flood * 10)
     page.send(flood * (BURST - 10))
     await site.read()
-    clock.advance(1)
+    await clock.advance(1)
     page.send(flood * (RATE + 100) + close(1000))
     answers = [answer] * (BURST + RATE) if answer else []
     assert await heard(page) == ", ".join(["hello", *answers, "close 4002, end"])

@@ -1,4 +1,4 @@
-"""The standalone server as a process of its own: what its users rely on, in real time."""
+"""The standalone server as a process of its own: what its users rely on."""
 
 import asyncio
 import gc
@@ -8,7 +8,8 @@ import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime
 from http.cookies import SimpleCookie
 from pathlib import Path
 from time import monotonic
@@ -17,14 +18,16 @@ from typing import NamedTuple
 import pytest
 
 from keepalive import KEEPALIVE, SettingError
-from keepalive.server import _STOPPING, FULL_COLLECTION_AFTER, SILENCE, calm_garbage_collector, make_app
+from keepalive.server import _STOPPING, FULL_COLLECTION_AFTER, calm_garbage_collector, make_app
 from keepalive.settings import Settings
+from keepalive.testing import AssertEnds, KeepaliveApp, OpenPage, VirtualClock
 
 from .conftest import Browse, Browser, Serve
-from .raw import CLOSE, DEADLINE, RawPage, frame, ping
+from .raw import CLOSE, DEADLINE, RawPage, Served, frame, ping
 
 ROOT = Path(__file__).parent.parent
-IDLE = 4.0
+IDLE = 2.0
+QUICK = "--idle-timeout", f"{IDLE:g}", "--ping-interval", "0.5"
 PASSIVE = {"X-Keepalive": "passive"}
 
 
@@ -45,14 +48,11 @@ Start = Callable[..., Awaitable[Server]]
 
 @asynccontextmanager
 async def running(folder: Path, *options: str) -> AsyncIterator[Server]:
-    """The demo server with sessions that idle for four seconds, kept in `folder`."""
-    command = [
-        *(sys.executable, str(ROOT / "run.py"), "--port", "0", "--store", "sqlite:///sessions.db"),
-        *("--idle-timeout", f"{IDLE:g}", "--ping-interval", "1", *options),
-    ]
+    """The demo server, with its sessions in `folder`."""
+    command = [sys.executable, str(ROOT / "run.py"), "--port", "0", "--store", "sqlite:///sessions.db"]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("KEEPALIVE_")}
     process = await asyncio.create_subprocess_exec(
-        *command, cwd=folder, env=environ, stdout=PIPE, stderr=asyncio.subprocess.DEVNULL
+        *command, *options, cwd=folder, env=environ, stdout=PIPE, stderr=asyncio.subprocess.DEVNULL
     )
     try:
         assert process.stdout
@@ -88,60 +88,86 @@ async def user(browser: Browser) -> object:
     return (await browser.get("/whoami", headers=PASSIVE)).json["user"]
 
 
-async def check_end(browser: Browser, sent: float, heard: float) -> None:
-    """The user is signed out `IDLE` seconds after the last ping, give or take one.
+@pytest.fixture
+async def here(serve: Serve, keepalive_app: KeepaliveApp, clock: VirtualClock, tmp_path: Path) -> Served:
+    """The same server in this process, in virtual time."""
+    keepalive_app(app := make_app(Settings(store=f"sqlite:///{tmp_path}/sessions.db"), demo=True))
+    return await serve(app)
+
+
+async def test_heartbeats_keep_a_user_signed_in(here: Served, browse: Browse, clock: VirtualClock) -> None:
+    """`GET /keepalive/heartbeat` alone, for much longer than the session may idle, and no longer."""
+    ann = await signed_in(browse, here.port)
+    for _ in range(15):
+        await clock.advance(minutes=25)
+        assert (await ann.get("/keepalive/heartbeat")).json["type"] == "beat"
+    await clock.advance(minutes=29, seconds=59)
+    assert await user(ann) == "ann"
+    await clock.advance(seconds=1)
+    assert await user(ann) is None
+
+
+@pytest.mark.usefixtures("here")
+async def test_an_open_page_keeps_its_user_signed_in(
+    page: OpenPage, clock: VirtualClock, assert_ends: AssertEnds
+) -> None:
+    """The same with pings alone."""
+    tab = await page("ann")
+    await clock.advance(hours=6)
+    tab.crash()
+    await clock.advance(minutes=29)
+    await assert_ends(None)
+    await clock.advance(minutes=1)
+    await assert_ends("idle")
+
+
+async def test_who_is_idle_is_warned_and_signed_out(start: Start, browse: Browse) -> None:
+    """In the machine's own time.
 
     Only a question that was put too late, or an answer that came too early, can fail: a machine that
     is slow to ask or to answer sees nothing wrong.
-
-    Args:
-        sent: when the ping was sent, on the monotonic clock.
-        heard: when its beat came.
     """
+    ann = await signed_in(browse, (await start(*QUICK)).port)
+    page = await ann.page()
+    sent = monotonic()
+    page.send(ping(1))
+    assert (await page.message("beat"))["expires_in"] > IDLE - 1
+    heard = monotonic()
+    assert (await page.message("warning"))["why"] == "idle"
+    page.cut()
     async with asyncio.timeout(IDLE + 3 * DEADLINE):
         asked = monotonic()
-        while await user(browser) is not None:
+        while await user(ann) is not None:
             assert asked < heard + IDLE + 1
             await asyncio.sleep(0.1)
             asked = monotonic()
     assert monotonic() > sent + IDLE - 1
 
 
-async def test_heartbeats_keep_a_user_signed_in(start: Start, browse: Browse) -> None:
-    """`GET /keepalive/heartbeat` alone, for much longer than the session may idle, and no longer."""
-    ann = await signed_in(browse, (await start()).port)
-    for _ in range(15):
-        await asyncio.sleep(1)
-        sent = monotonic()
-        assert (await ann.get("/keepalive/heartbeat")).json["type"] == "beat"
-        heard = monotonic()
-    assert await user(ann) == "ann"
-    await check_end(ann, sent, heard)
-
-
-async def test_a_page_keeps_its_user_signed_in_through_a_crash(start: Start, browse: Browse) -> None:
-    """The same over a WebSocket; in between the server is killed and comes back."""
-    server = await start()
-    ann = await signed_in(browse, server.port)
-    for life in range(2):
+async def test_a_beat_holds_through_a_crash(
+    start: Start, browse: Browse, serve: Serve, clock: VirtualClock, tmp_path: Path
+) -> None:
+    """Two servers are killed right after theirs; a third one, whose time is virtual, goes by their word."""
+    ann = await browse(0)
+    for _ in range(2):
+        server = await start()
+        ann.port = server.port
+        if not ann.cookie:
+            await ann.post("/login", data={"name": "ann"})
         page = await ann.page()
         assert (await page.message())["type"] == "hello"
-        for n in range(3):
-            await asyncio.sleep(1)
-            sent = monotonic()
-            page.send(ping(n))
-            assert (await page.message("beat"))["expires_in"] > IDLE - 1
-            heard = monotonic()
-            assert await user(ann) == "ann"
-        if life == 0:
-            server.process.kill()
-            await server.process.wait()
-            server = await start()
-            ann.port = server.port
-            assert await user(ann) == "ann"
-    assert (await page.message("warning"))["why"] == "idle"
-    page.cut()
-    await check_end(ann, sent, heard)
+        sent = datetime.now().timestamp()  # `time` is virtual, but these servers' is not
+        page.send(ping(1))
+        promised = (await page.message("beat"))["expires_in"]
+        heard = datetime.now().timestamp()
+        server.process.kill()
+        await server.process.wait()
+    assert promised > 1700
+    ann.port = (await serve(make_app(Settings(store=f"sqlite:///{tmp_path}/sessions.db"), demo=True))).port
+    await clock.advance(sent + promised - 1 - clock.wall())
+    assert await user(ann) == "ann"
+    await clock.advance(heard + promised + 1 - clock.wall())
+    assert await user(ann) is None
 
 
 async def test_a_stop(start: Start, browse: Browse) -> None:
@@ -175,29 +201,6 @@ async def test_a_stop_with_a_page_that_does_not_answer(start: Start, browse: Bro
     assert code == 0
     assert seconds < 5
     assert await page.close_code() == 1012
-
-
-async def test_who_asks_for_nothing_is_cut(start: Start) -> None:
-    """Slowloris: silent, in the middle of a head, or dripping one byte a second."""
-    port = (await start()).port
-
-    async def cut(head: bytes, drip: bytes) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(head)
-        try:
-            while not reader.at_eof():
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(1):
-                        await reader.read(1)
-                writer.write(drip)
-        except ConnectionError:
-            pass
-        finally:
-            writer.transport.abort()
-
-    heads = b"", b"GET /keepalive/ws HTTP/1.1\r\nHost: x\r\n", b"GET / HTTP/1.1\r\nX-Long: "
-    async with asyncio.timeout(2 * SILENCE + DEADLINE):  # for a slow machine; unasked, aiohttp waits an hour
-        await asyncio.gather(*(cut(head, b"x" if head else b"") for head in heads))
 
 
 async def test_readiness(browse: Browse, serve: Serve, tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from cryptography.fernet import Fernet
 from redis.asyncio import Redis
 
 from keepalive import KeepaliveStorage, Policy, Reason, Seal, SettingError, open_store, passive
-from keepalive.clock import ManualClock, SystemClock
+from keepalive.clock import SystemClock
 from keepalive.stores import Record, SessionStore
+from keepalive.testing import VirtualClock
 from keepalive.touchers import Pages, Touch, key_of
 
 from .conftest import Answer, Browse, Browser, Serve
@@ -85,7 +86,7 @@ class Shop:
 
 
 @pytest.fixture
-def store(clock: ManualClock) -> SessionStore:
+def store(clock: VirtualClock) -> SessionStore:
     return open_store("memory://", clock=clock)
 
 
@@ -261,12 +262,14 @@ async def test_no_id_is_stored(tmp_path: Path, serve: Serve, browse: Browse) -> 
 # What extends a session.
 
 
-async def test_requests_extend_it_but_not_each(store: SessionStore, ann: Browser, clock: ManualClock) -> None:
+async def test_requests_extend_it_but_not_each(
+    store: SessionStore, ann: Browser, clock: VirtualClock
+) -> None:
     """`touch_every` is 60 s here."""
-    clock.advance(59)
+    await clock.advance(59)
     await ann.get("/show")
     assert await idle_left(store, ann) == 1741
-    clock.advance(1)
+    await clock.advance(1)
     await ann.get("/show")
     assert await idle_left(store, ann) == 1800
 
@@ -276,9 +279,9 @@ async def test_requests_extend_it_but_not_each(store: SessionStore, ann: Browser
     [("/poll", {}), ("/show", {"X-Keepalive": "passive"}), ("/show", {"X-Keepalive": "Passive"})],
 )
 async def test_passive_requests_do_not(
-    store: SessionStore, ann: Browser, clock: ManualClock, path: str, headers: dict[str, str]
+    store: SessionStore, ann: Browser, clock: VirtualClock, path: str, headers: dict[str, str]
 ) -> None:
-    clock.advance(1000)
+    await clock.advance(1000)
     assert (await ann.get(path, headers=headers)).json == {"user": "ann"}
     assert await idle_left(store, ann) == 800
     await ann.get("/show", headers={"X-Keepalive": "active"})
@@ -286,27 +289,27 @@ async def test_passive_requests_do_not(
 
 
 async def test_after_the_last_page_a_request_keeps_the_session_and_a_passive_one_does_not(
-    store: SessionStore, ann: Browser, clock: ManualClock
+    store: SessionStore, ann: Browser, clock: VirtualClock
 ) -> None:
     """So the first request of a reload does, however little it extends."""
     await store.touch([Touch(key(ann), None, pages=Pages((), ("p",), 1790.0))])
-    clock.advance(1)
+    await clock.advance(1)
     await ann.get("/poll")
     assert await idle_left(store, ann) == 1789
     await ann.get("/show")
     assert await idle_left(store, ann) == 1800
 
 
-async def test_nothing_extends_the_absolute_deadline(ann: Browser, clock: ManualClock) -> None:
+async def test_nothing_extends_the_absolute_deadline(ann: Browser, clock: VirtualClock) -> None:
     for _ in range(43):
-        clock.advance(1000)
+        await clock.advance(1000)
         assert await shown(ann) == {"user": "ann"}
-    clock.advance(200)
+    await clock.advance(200)
     assert await shown(ann) == {}
 
 
-async def test_idle_is_the_end(ann: Browser, clock: ManualClock) -> None:
-    clock.advance(1800)
+async def test_idle_is_the_end(ann: Browser, clock: VirtualClock) -> None:
+    await clock.advance(1800)
     assert await shown(ann) == {}
 
 

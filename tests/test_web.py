@@ -21,12 +21,12 @@ import keepalive
 from keepalive import Hooks, KeepaliveStorage, Limits, Policy, Reason, SettingError, open_store
 from keepalive import web as keepalive_web
 from keepalive.assets import browser_files
-from keepalive.clock import ManualClock
 from keepalive.errors import StoreCorrupt, StoreUnavailable
 from keepalive.heart import STORE_TIMEOUT
 from keepalive.live import Live, Page
 from keepalive.messages import Ping
 from keepalive.stores import SessionStore
+from keepalive.testing import KeepaliveApp, VirtualClock
 
 from .conftest import Browse, Browser, Connect, Serve
 from .raw import CLOSE, DEADLINE, RawPage, frame, handshake, ping, until
@@ -440,11 +440,11 @@ async def test_pushes(serve: Serve, browse: Browse) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
-async def test_a_heartbeat(serve: Serve, browse: Browse, clock: ManualClock, method: str) -> None:
+async def test_a_heartbeat(serve: Serve, browse: Browse, clock: VirtualClock, method: str) -> None:
     """One ping: it moves the deadline, and is answered like one."""
-    port = (await serve(make_app(clock=clock))).port
+    port = (await serve(make_app())).port
     ann = await signed_in(browse, port, "ann")
-    clock.advance(1000)
+    await clock.advance(1000)
     body = {"data": b'{"type":"ping","n":7,"idle":1}'} if method == "POST" else {}
     answer = await ann.get("/keepalive/heartbeat", method=method, **body)
     assert answer.status == 200
@@ -456,7 +456,7 @@ async def test_a_heartbeat(serve: Serve, browse: Browse, clock: ManualClock, met
             "type": "beat", "n": n, "expires_in": 1800.0, "ends_in": 42200.0,
             "interval": 25.0, "warn_before": 60.0, "mode": "presence", "who": "3ce0a701b6d1a881",
         }  # fmt: skip
-    clock.advance(1799)
+    await clock.advance(1799)
     assert (await ann.get("/keepalive/state")).status == 200
 
 
@@ -507,8 +507,8 @@ async def test_a_heartbeat_that_does_not_come_whole(
     assert not caplog.records
 
 
-async def test_the_state_touches_nothing(serve: Serve, browse: Browse, clock: ManualClock) -> None:
-    port = (await serve(make_app(clock=clock))).port
+async def test_the_state_touches_nothing(serve: Serve, browse: Browse, clock: VirtualClock) -> None:
+    port = (await serve(make_app())).port
     ann = await signed_in(browse, port, "ann")
     for left in 1800.0, 1200.0, 600.0:
         answer = await ann.get("/keepalive/state")
@@ -517,7 +517,7 @@ async def test_the_state_touches_nothing(serve: Serve, browse: Browse, clock: Ma
             "expires_in": left, "ends_in": left + 41400, "mode": "presence",
             "idle_timeout": 1800.0, "warn_before": 60.0,
         }  # fmt: skip
-        clock.advance(600)
+        await clock.advance(600)
     assert (await ann.get("/keepalive/state")).json == {"type": "end", "reason": "idle"}
 
 
@@ -683,35 +683,31 @@ async def test_what_a_page_calls_itself(serve: Serve, browse: Browse, query: str
     assert all(re.fullmatch(r"[A-Za-z0-9_-]{1,32}", name) for name in names)
 
 
-async def test_who_closes_the_last_page_signs_out(serve: Serve, browse: Browse, clock: ManualClock) -> None:
-    app = make_app(policy=Policy(end_after_last_page=20), clock=clock)
+async def test_who_closes_the_last_page_signs_out(
+    serve: Serve, browse: Browse, keepalive_app: KeepaliveApp, clock: VirtualClock
+) -> None:
+    keepalive_app(app := make_app(policy=Policy(end_after_last_page=20)))
     ann = await signed_in(browse, (await serve(app)).port, "ann")
 
     async def left() -> float:
         return float((await ann.get("/keepalive/state")).json["expires_in"])
 
-    async def until_it_closes() -> None:
-        async with asyncio.timeout(DEADLINE):
-            while await left() > 20:
-                await asyncio.sleep(0.01)
-
     async def close(page: RawPage, code: int) -> None:
         assert await page.leave(code) == code
-        page.cut()  # the server's own limit goes by the clock, which stands still
+        page.cut()
 
     pages = [await ann.page(f"/keepalive/ws?page={name}") for name in ("p", "q")]
     for page in pages:
         await page.message()
         await close(page, 1001)
-    await until_it_closes()
-    clock.advance(19)
+    await clock.advance(19)
+    assert await left() == 1
     assert (await ann.get("/whoami")).json == "ann"  # on its way to another page, which never opens
     assert await left() == 1800
     last = await ann.page("/keepalive/ws?page=r")
     await last.message()
     await close(last, 1000)
-    await until_it_closes()
-    clock.advance(20)
+    await clock.advance(20)
     late = await ann.page("/keepalive/ws?page=s")
     assert await ended(late) == ("logout", 4503)
     assert (await ann.get("/whoami")).json is None

@@ -228,6 +228,11 @@ class Heart:
         """When the heart wants its next `tick`, in monotonic seconds of its clock."""
         return self._machine.due
 
+    @property
+    def busy(self) -> bool:
+        """Whether it waits for its server: to be greeted, or for the answer to a ping over HTTP."""
+        return self._machine.busy
+
     def tick(self) -> None:
         """Do what has come due. The heart sees to it by itself, unless its clock is moved by hand."""
         self._dispatch(Fact.TICK)

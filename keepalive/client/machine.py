@@ -180,6 +180,11 @@ class Machine:
         """When the runner has to report the next `TICK`; `inf` while there is nothing to wait for."""
         return min(self._deadlines.values(), default=inf)
 
+    @property
+    def busy(self) -> bool:
+        """Whether it waits for the server: to be greeted, or for the answer to a POST."""
+        return self.state is State.CONNECTING or self._posting > 0
+
     def take(self, event: Event, now: float, random: float) -> list[Effect]:
         """Take one event.
 

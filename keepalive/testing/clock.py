@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable
 from heapq import heappop, heappush
 from itertools import count
-from math import inf
+from math import floor, inf
 from typing import Protocol
 
 from ..clock import SystemClock
@@ -21,7 +21,14 @@ PATIENCE = 10.0
 _ROUNDS = 5  # of the event loop
 
 
-class Timed(Protocol):
+class Busy(Protocol):
+    """What may be in the middle of something that takes no time."""
+
+    @property
+    def busy(self) -> bool: ...
+
+
+class Timed(Busy, Protocol):
     """What has deadlines of its own: a server, or a `keepalive.Heart`."""
 
     @property
@@ -32,24 +39,22 @@ class Timed(Protocol):
         """Do what has come due."""
 
 
-class Busy(Protocol):
-    """What may be in the middle of something that takes no time."""
-
-    @property
-    def busy(self) -> bool: ...
+class Wired(Protocol):
+    """What has real sockets."""
 
     async def quiet(self) -> None:
         """Wait, on the machine's clock, for bytes that are on their way."""
 
 
 class VirtualClock:
-    """A `Clock` whose wall time begins with the machine's."""
+    """A `Clock` whose wall time begins with the machine's, at a full second."""
 
     def __init__(self) -> None:
         self._monotonic = 1000.0
-        self._offset = SystemClock().wall() - self._monotonic
+        self._offset = floor(SystemClock().wall()) - self._monotonic
         self._timed: list[Timed] = []
         self._busy: list[Busy] = []
+        self._wired: list[Wired] = []
         self._calls: list[tuple[float, int, Callable[[], object]]] = []
         self._order = count()  # of two calls for the same time, the earlier one comes first
 
@@ -64,12 +69,20 @@ class VirtualClock:
         self._offset += seconds
 
     def drive(self, timed: Timed) -> None:
-        """Run the deadlines of something that goes by this clock, such as a `keepalive.Heart`."""
-        self._timed.append(timed)
+        """Run the deadlines of something that goes by this clock, such as a `keepalive.Heart`.
 
-    def await_quiet(self, busy: Busy) -> None:
+        While it is busy, time stands still.
+        """
+        self._timed.append(timed)
+        self.await_rest(timed)
+
+    def await_rest(self, busy: Busy) -> None:
         """Move on only while nothing is under way there."""
         self._busy.append(busy)
+
+    def await_quiet(self, wired: Wired) -> None:
+        """Move on only while no bytes are on their way there."""
+        self._wired.append(wired)
 
     def call_at(self, when: float, callback: Callable[[], object]) -> None:
         """Call back at a monotonic time, or soon after it."""
@@ -115,7 +128,7 @@ class VirtualClock:
         give_up_at = inf
         for rounds in count():
             if not self._is_busy():
-                for each in self._busy:
+                for each in self._wired:
                     await each.quiet()
                 if not self._is_busy():
                     return

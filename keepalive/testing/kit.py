@@ -43,7 +43,7 @@ class Kit:
             patch: as `monkeypatch.setattr`.
         """
         clock = VirtualClock()
-        clock.await_quiet(self.work)
+        clock.await_rest(self.work)
         times = {"wall": clock.wall, "monotonic": clock.monotonic}
         patch(SystemClock, "__init__", lambda self: self.__dict__.update(times))
         patch("time.time", clock.wall)

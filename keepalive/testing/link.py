@@ -33,9 +33,6 @@ class Work:
     def busy(self) -> bool:
         return bool(self._soon or self._tasks)
 
-    async def quiet(self) -> None:
-        """There is nothing that it would not know of."""
-
     def soon(self, call: Callable[..., object], *args: object) -> None:
         """Call after what runs now."""
         self._soon += 1

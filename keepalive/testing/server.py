@@ -72,7 +72,7 @@ class Server:
 
     @property
     def due(self) -> float:
-        return self.keepalive.heart.due
+        return self.keepalive.due
 
     def tick(self) -> None:
         self.keepalive.tick()

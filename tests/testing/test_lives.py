@@ -67,7 +67,7 @@ def choose(session: Mapping[str, Any]) -> Policy:
 
 @pytest.mark.parametrize("seed", [1])
 async def test_every_end_is_the_policys(
-    seed: int, keepalive_server: KeepaliveServer, keepalive_page: OpenPage, clock: VirtualClock
+    seed: int, keepalive_server: KeepaliveServer, page: OpenPage, clock: VirtualClock
 ) -> None:
     random = Random(seed)
     users: dict[str, User] = {}
@@ -82,7 +82,7 @@ async def test_every_end_is_the_policys(
     for number in range(PAGES):
         mode = list(POLICIES)[number % 3]
         name = f"{mode} {number}"
-        tab = await keepalive_page(name)
+        tab = await page(name)
         key = await server.keepalive.door.key(server.request(tab.cookies))
         assert key is not None
         users[name] = User(tab, key, Expected(POLICIES[mode], clock.monotonic()))

@@ -1,6 +1,7 @@
 """What a fake tab does: the same as the page in a browser (docs/browser.md)."""
 
 import asyncio
+from datetime import datetime
 
 import pytest
 from aiohttp import ClientSession, CookieJar, web
@@ -11,6 +12,7 @@ from pytest_aiohttp import AiohttpClient
 
 import keepalive
 from keepalive import Hooks, Policy
+from keepalive.connection import UNFINISHED_AFTER
 from keepalive.live import Page as LivePage
 from keepalive.messages import Ping
 from keepalive.testing import (
@@ -22,10 +24,8 @@ from keepalive.testing import (
     VirtualClock,
 )
 
-
-@pytest.fixture
-def page(keepalive_page: OpenPage) -> OpenPage:
-    return keepalive_page
+from ..conftest import Connect
+from ..raw import TEXT, frame, until
 
 
 def beside(minutes: float) -> object:
@@ -254,6 +254,22 @@ async def test_a_client_is_driven_over_its_real_socket(
         assert heart.state == "ended"
 
 
+async def test_time_stands_still_while_a_client_connects(
+    keepalive_server: KeepaliveServer, clock: VirtualClock
+) -> None:
+    """Else it would have to give up a server that has not had the time to answer."""
+    pages: list[LivePage] = []
+    server = await keepalive_server(hooks=Hooks(on_open=pages.append))
+    cookies = {each.key: each.value for each in await server.sign_in("ann")}
+    async with keepalive.connect(server.url, cookies=cookies) as heart:
+        clock.drive(heart)
+        for _ in range(3):
+            pages[-1].socket.close(1012)
+            await clock.advance(seconds=40)
+            assert heart.state == "open"
+        assert len(pages) == 4
+
+
 async def test_without_a_clock_a_page_lives_in_the_machines_time(
     keepalive_server: KeepaliveServer, page: OpenPage, assert_ends: AssertEnds
 ) -> None:
@@ -284,6 +300,12 @@ async def test_a_million_hours_with_nothing_due_are_one_step(
     began = asyncio.get_running_loop().time()
     await clock.advance(hours=1_000_000)
     assert asyncio.get_running_loop().time() - began < 1
+
+
+async def test_time_begins_now_at_a_full_second(clock: VirtualClock) -> None:
+    """So that what an app makes of it is the same in each run."""
+    assert clock.wall() == int(clock.wall())
+    assert 0 <= datetime.now().timestamp() - clock.wall() < 60
 
 
 async def test_timers_run_in_order_and_at_their_times(clock: VirtualClock) -> None:
@@ -318,9 +340,23 @@ async def test_a_clock_that_cannot_go_on_says_so(
     class Stuck:
         busy = True
 
-        async def quiet(self) -> None:
-            """Never asked."""
-
-    clock.await_quiet(Stuck())
+    clock.await_rest(Stuck())
     with pytest.raises(keepalive.KeepaliveError, match="time cannot go on"):
         await clock.advance(seconds=1)
+
+
+async def test_the_deadlines_of_real_sockets_are_steps_of_virtual_time(
+    keepalive_server: KeepaliveServer, clock: VirtualClock, connect: Connect
+) -> None:
+    server = await keepalive_server(policy=Policy(ping_interval=300))
+    jar = await server.sign_in("ann")
+    cookie = server.request(jar).headers["Cookie"]
+    assert server.port is not None
+    page = await connect(server.port, headers={"Cookie": cookie})
+    assert (await page.message())["type"] == "hello"
+    page.send(frame(b"half a mess", TEXT)[:-1])
+    await until(lambda: server.due < clock.monotonic() + UNFINISHED_AFTER + 1)
+    await clock.advance(seconds=UNFINISHED_AFTER - 1)
+    assert server.keepalive.counts.closes.total() == 0
+    await clock.advance(seconds=1.5)
+    assert await page.close_code() == 1002

@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-import time
 from collections.abc import Callable, Mapping
+from time import time
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 import keepalive
 from keepalive import Policy, SettingError
-from keepalive.clock import ManualClock
+from keepalive.testing import VirtualClock
 from keepalive.touchers.aiohttp_session import MARK
 
 from ..conftest import Browse, Browser, Serve
@@ -31,12 +31,7 @@ STORAGES: dict[str, Callable[[], AbstractStorage]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
-    """The one clock of the server, of the storages and of the browser's cookie jar."""
-    clock = ManualClock()
-    monkeypatch.setattr(time, "time", clock.wall)
-    return clock
+pytestmark = pytest.mark.usefixtures("clock")  # of the server, the storages and the browser's cookie jar
 
 
 @pytest.fixture(params=STORAGES)
@@ -45,8 +40,8 @@ def storage(request: pytest.FixtureRequest) -> AbstractStorage:
 
 
 @pytest.fixture
-async def ann(storage: AbstractStorage, serve: Serve, browse: Browse, clock: ManualClock) -> Browser:
-    return await signed_in(browse, (await serve(make_app(storage, clock=clock))).port, "ann")
+async def ann(storage: AbstractStorage, serve: Serve, browse: Browse) -> Browser:
+    return await signed_in(browse, (await serve(make_app(storage))).port, "ann")
 
 
 async def beat(page: RawPage, n: int) -> dict[str, Any]:
@@ -58,17 +53,17 @@ async def whoami(browser: Browser, cookie: str | None = None) -> Any:
     return (await browser.get("/whoami", headers={"Cookie": cookie} if cookie else {})).json
 
 
-async def test_kept_alive_by_renewal(ann: Browser, clock: ManualClock) -> None:
+async def test_kept_alive_by_renewal(ann: Browser, clock: VirtualClock) -> None:
     """A fresh cookie on the 101, and by one POST whenever a third of its time has passed."""
-    clock.advance(100)
+    await clock.advance(100)
     page = await ann.page()
     assert "Set-Cookie" in page.headers
     assert (await page.message("hello"))["expires_in"] == MAX_AGE
     for n in range(0, 20, 2):
-        clock.advance(190)
+        await clock.advance(190)
         early = await beat(page, n)
         assert (early["expires_in"], early.get("renew", False)) == (MAX_AGE - 190, False)
-        clock.advance(30)
+        await clock.advance(30)
         late = await beat(page, n + 1)
         assert (late["expires_in"], late["renew"]) == (MAX_AGE - 220, True)
         renewed = await ann.post("/keepalive/heartbeat")
@@ -78,21 +73,21 @@ async def test_kept_alive_by_renewal(ann: Browser, clock: ManualClock) -> None:
     assert await whoami(ann) == "ann"  # more than three times its max_age later
 
 
-async def test_without_renewal_it_ends(ann: Browser, clock: ManualClock) -> None:
+async def test_without_renewal_it_ends(ann: Browser, clock: VirtualClock) -> None:
     """Whatever the pings: an open socket cannot set a cookie."""
     page = await ann.page()
     cookie = ann.cookie
     for n in range(5):
-        clock.advance(100)
+        await clock.advance(100)
         assert (await beat(page, n))["expires_in"] == 500 - 100 * n
-    clock.advance(100)
+    await clock.advance(100)
     assert await ended(page) == ("idle", 4501)
     assert ann.cookie == ""
     assert await whoami(ann, cookie) is None
 
 
-async def test_the_state_renews_nothing(ann: Browser, clock: ManualClock) -> None:
-    clock.advance(300)
+async def test_the_state_renews_nothing(ann: Browser, clock: VirtualClock) -> None:
+    await clock.advance(300)
     answer = await ann.get("/keepalive/state")
     assert (answer.json["expires_in"], answer.headers.get("Set-Cookie")) == (300, None)
 
@@ -110,7 +105,7 @@ async def test_a_logout_ends_pages_and_copies_of_the_cookie(ann: Browser) -> Non
         assert (await ann.post("/keepalive/heartbeat", headers={"Cookie": copy})).status == 401
 
 
-async def test_an_end_takes_back_the_cookie(ann: Browser, clock: ManualClock) -> None:
+async def test_an_end_takes_back_the_cookie(ann: Browser) -> None:
     """It holds the whole session, and would open it again after a restart."""
     page = await ann.page()
     assert (await ann.post("/end?reason=revoked")).json is True
@@ -131,16 +126,16 @@ async def test_a_login_makes_it_another_session(ann: Browser) -> None:
 
 
 async def test_nothing_outlives_the_absolute_deadline(
-    storage: AbstractStorage, serve: Serve, browse: Browse, clock: ManualClock
+    storage: AbstractStorage, serve: Serve, browse: Browse, clock: VirtualClock
 ) -> None:
     """And no page is asked to renew what cannot get longer."""
     policy = Policy(idle_timeout=MAX_AGE, absolute_timeout=1500)
-    port = (await serve(make_app(storage, policy=policy, clock=clock))).port
+    port = (await serve(make_app(storage, policy=policy))).port
     ann = await signed_in(browse, port, "ann")
     page = await ann.page()
     renewals = 0
     for n in range(14):
-        clock.advance(100)
+        await clock.advance(100)
         last = await beat(page, n)
         assert last["ends_in"] == 1400 - 100 * n
         assert last["expires_in"] <= last["ends_in"]
@@ -149,13 +144,13 @@ async def test_nothing_outlives_the_absolute_deadline(
             await ann.post("/keepalive/heartbeat")
     assert renewals == 3
     cookie = ann.cookie
-    clock.advance(100)
+    await clock.advance(100)
     assert await ended(page) == ("absolute", 4502)
     assert await whoami(ann, cookie) is None
 
 
 async def test_a_slow_request_leaves_the_next_cookie_alone(
-    storage: AbstractStorage, serve: Serve, browse: Browse, clock: ManualClock
+    storage: AbstractStorage, serve: Serve, browse: Browse
 ) -> None:
     arrived, proceed = asyncio.Event(), asyncio.Event()
 
@@ -166,7 +161,7 @@ async def test_a_slow_request_leaves_the_next_cookie_alone(
         session["slow"] = True
         return web.Response()
 
-    app = make_app(storage, clock=clock)
+    app = make_app(storage)
     app.router.add_post("/slow", slow)
     ann = await signed_in(browse, (await serve(app)).port, "ann")
     answer = asyncio.create_task(ann.post("/slow"))
@@ -178,9 +173,9 @@ async def test_a_slow_request_leaves_the_next_cookie_alone(
     assert await whoami(ann) == "bob"
 
 
-async def test_sessions_from_before(serve: Serve, browse: Browse, clock: ManualClock) -> None:
+async def test_sessions_from_before(serve: Serve, browse: Browse, clock: VirtualClock) -> None:
     """They live on, and get their mark when a page connects."""
-    app = make_app(SimpleCookieStorage(max_age=MAX_AGE), clock=clock)
+    app = make_app(SimpleCookieStorage(max_age=MAX_AGE))
     browser = await browse((await serve(app)).port)
     old = {"created": int(clock.wall()) - 100, "session": {"user": "ann"}}
     headers = {"Cookie": simple_cookie(old)}
@@ -199,7 +194,7 @@ async def test_garbage_is_no_session(ann: Browser, cookie: str) -> None:
     assert await ended(page) == ("unknown", 4504)
 
 
-NOW = 1_800_000_000
+NOW = int(time())
 
 
 @pytest.mark.parametrize(
@@ -215,10 +210,8 @@ NOW = 1_800_000_000
         {"session": {"user": "ann"}, "created": {}},
     ],
 )
-async def test_forged_outlines_are_no_session(
-    serve: Serve, browse: Browse, clock: ManualClock, forged: object
-) -> None:
-    app = make_app(SimpleCookieStorage(max_age=MAX_AGE), clock=clock)
+async def test_forged_outlines_are_no_session(serve: Serve, browse: Browse, forged: object) -> None:
+    app = make_app(SimpleCookieStorage(max_age=MAX_AGE))
     browser = await browse((await serve(app)).port)
     page = await browser.page(Cookie=simple_cookie(forged))
     assert await ended(page) == ("unknown", 4504)
@@ -241,9 +234,9 @@ async def test_a_forged_mark_is_none(ann: Browser, mark: object) -> None:
 
 
 async def test_a_cookie_from_the_future_counts_from_now(
-    serve: Serve, browse: Browse, clock: ManualClock
+    serve: Serve, browse: Browse, clock: VirtualClock
 ) -> None:
-    port = (await serve(make_app(SimpleCookieStorage(max_age=MAX_AGE), clock=clock))).port
+    port = (await serve(make_app(SimpleCookieStorage(max_age=MAX_AGE)))).port
     browser = await browse(port)
     later = clock.wall() + 10**6
     forged = {"created": later, "session": {"user": "eve", MARK: ["id", later]}}
@@ -257,8 +250,8 @@ def simple_cookie(content: object) -> str:
     return 'AIOHTTP_SESSION="' + json.dumps(content).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-async def test_no_end_by_user(storage: AbstractStorage, serve: Serve, clock: ManualClock) -> None:
-    app = make_app(storage, clock=clock)
+async def test_no_end_by_user(storage: AbstractStorage, serve: Serve) -> None:
+    app = make_app(storage)
     await serve(app)
     with pytest.raises(SettingError, match="cannot be ended by user: keep them in a store"):
         await app[keepalive.KEEPALIVE].end_user("ann")
