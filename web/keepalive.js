@@ -68,7 +68,6 @@ export class Keepalive extends EventTarget {
   #context = initial;
   /** @type {Fact[]} */
   #facts = [];
-  #busy = false;
   /** @type {WebSocket | null} */
   #socket = null;
   /** What this page calls itself, until it says goodbye. @type {string | null} */
@@ -79,8 +78,8 @@ export class Keepalive extends EventTarget {
   #timer;
   /** @type {number | null} */
   #lastInput = null;
-  /** @type {Fact | null} what followers are greeted with */
-  #hello = null;
+  /** @type {import("./sharing.js").Sharing | undefined} */
+  #sharing;
   #base;
   #env;
   #tabs;
@@ -104,10 +103,10 @@ export class Keepalive extends EventTarget {
 
   /** Connect and stay connected; after an end, try again. Does nothing while started. */
   start() {
-    const [visit] = this.#env.performance?.getEntriesByType?.("navigation") ?? [];
+    const [visit] = this.#env.performance?.getEntriesByType("navigation") ?? [];
     // What history brings back may be older than the end of its session.
     const fresh = this.state === "idle" && /** @type {any} */ (visit)?.type !== "back_forward";
-    this.#dispatch({ type: "start", fresh, share: this.share && this.#tabs.canShare });
+    this.#dispatch({ type: "start", fresh, share: this.share });
   }
 
   /** Leave quietly. The session goes on until its idle timeout. */
@@ -168,31 +167,33 @@ export class Keepalive extends EventTarget {
     return this.#context.login;
   }
 
-  /** @param {number | null} at */
+  get #now() {
+    return this.#env.Date.now();
+  }
+
+  /** @param {number} at */
   #left(at) {
-    return at === null ? null : Math.max(0, at - this.#env.Date.now()) / 1_000;
+    return isNaN(at) ? null : Math.max(0, at - this.#now) / 1_000;
   }
 
   /** Facts that come up while effects run, say from a listener that calls `stop()`, wait their turn.
    * @param {Fact} fact */
   #dispatch(fact) {
-    this.#facts.push(fact);
-    if (this.#busy) return;
-    this.#busy = true;
+    if (this.#facts.push(fact) > 1) return;
     try {
-      for (let head = this.#facts.shift(); head; head = this.#facts.shift()) this.#take(head);
+      for (const each of this.#facts) this.#take(each);
     } finally {
-      this.#busy = false;
+      this.#facts = [];
     }
   }
 
   /** @param {Fact} fact */
   #take(fact) {
-    const { Date, Math, navigator } = this.#env;
+    const { Math, navigator } = this.#env;
     const { state: previous, known: knew, warning: warned } = this;
     const was = this.#context.state;
     const env = {
-      now: Date.now(),
+      now: this.#now,
       random: Math.random(),
       online: navigator.onLine !== false,
       visible: this.#visible,
@@ -201,25 +202,22 @@ export class Keepalive extends EventTarget {
     const is = (this.#context = context).state;
     if (!isWatching(is)) this.#pageListening.abort();
     else if (!isWatching(was)) this.#watch();
-    if (isWatching(is)) this.#tabs.take(is, context.share);
+    this.#tabs.take(is);
     this.#arm();
     for (const effect of effects) this.#run(effect);
-    if (!isWatching(is)) this.#tabs.take(is, context.share); // once the others know why
-    if (fact.type === "hello") this.#hello = fact;
+    this.#sharing?.take(context, fact); // who ends passes that on before the lead
     const { state, known, warning } = this;
     const isPast = warned && !warning; // by what another tab told, it may be, with no beat to show it
     if (state === previous && known === knew && !isPast) return;
-    if (state !== previous) this.#relay({ type: "led", state });
     this.dispatchEvent(new SessionEvent("session-statechange", { state, previous, known }));
   }
 
   #arm() {
-    const { Date, Math, setTimeout, clearTimeout } = this.#env;
+    const { setTimeout, clearTimeout } = this.#env;
     clearTimeout(this.#timer);
-    const at = nearest(this.#context);
-    if (at === Infinity) return;
-    const delay = Math.min(Math.max(at - Date.now(), 0), LONGEST_TIMER);
-    this.#timer = setTimeout(() => this.#dispatch({ type: "tick" }), delay);
+    const delay = nearest(this.#context) - this.#now;
+    if (delay < Infinity)
+      this.#timer = setTimeout(() => this.#dispatch({ type: "tick" }), Math.min(delay, LONGEST_TIMER));
   }
 
   /** @param {Effect} effect */
@@ -234,10 +232,9 @@ export class Keepalive extends EventTarget {
       case "post":
         return void this.#post(effect);
       case "request":
-        this.#appear();
-        return this.#tabs.say({ type: "request" });
+        return void this.#request();
       case "steal":
-        return this.#tabs.steal();
+        return this.#sharing?.steal();
       case "emit":
         return this.#emit(effect.message);
     }
@@ -249,20 +246,16 @@ export class Keepalive extends EventTarget {
     // An insecure page has no randomUUID().
     this.#id ??= this.#env.crypto.getRandomValues(new Uint32Array(3)).join("-");
     url.search = `page=${this.#id}`;
-    this.#socketListening = new AbortController();
-    const { signal } = this.#socketListening;
+    const { signal } = (this.#socketListening = new AbortController());
     try {
-      this.#socket = new this.#env.WebSocket(url, SUBPROTOCOL);
+      const socket = (this.#socket = new this.#env.WebSocket(url, SUBPROTOCOL));
+      socket.addEventListener("message", ({ data }) => this.#hear(data), { signal });
+      socket.addEventListener("close", ({ code }) => this.#dispatch({ type: "closed", code }), { signal });
+      socket.addEventListener("error", () => this.#dispatch({ type: "error" }), { signal });
     } catch {
       // A policy forbids it: Firefox throws, and everybody does for ws: from an https: page.
       this.#dispatch({ type: "closed", code: 1006 });
-      return;
     }
-    this.#socket.addEventListener("message", ({ data }) => this.#hear(data), { signal });
-    this.#socket.addEventListener("close", ({ code }) => this.#dispatch({ type: "closed", code }), {
-      signal,
-    });
-    this.#socket.addEventListener("error", () => this.#dispatch({ type: "error" }), { signal });
   }
 
   /** @param {boolean} returns whether this page will want a socket again; if not, that is its goodbye */
@@ -285,26 +278,24 @@ export class Keepalive extends EventTarget {
 
   /** @param {{n: number, visible: boolean}} what @returns {string} */
   #ping({ n, visible }) {
-    const { Date, TextEncoder, reportError } = this.#env;
-    const idle = this.#lastInput === null ? undefined : Math.max(0, Date.now() - this.#lastInput) / 1_000;
+    const idle = this.#lastInput === null ? undefined : Math.max(0, this.#now - this.#lastInput) / 1_000;
     const ping = { type: "ping", n, idle, visible };
     try {
       const text = JSON.stringify({ ...ping, data: this.data?.() ?? undefined });
       const size = new TextEncoder().encode(text).length;
       if (size <= MAX_MESSAGE) return text;
-      reportError(new RangeError(`data makes a ping of ${size} bytes; keep it under ${MAX_MESSAGE}`));
+      throw new RangeError(`data makes a ping of ${size} bytes; keep it under ${MAX_MESSAGE}`);
     } catch (error) {
-      reportError(error);
+      this.#env.reportError(error);
     }
     return JSON.stringify(ping); // the session matters more than what rides on it
   }
 
   /** @param {{n: number, visible: boolean}} what */
   async #post({ n, visible }) {
-    const { AbortSignal, fetch } = this.#env;
     let message = null;
     try {
-      const response = await fetch(new URL("heartbeat", this.#base), {
+      const response = await this.#env.fetch(new URL("heartbeat", this.#base), {
         method: "POST",
         body: this.#ping({ n, visible }),
         headers: { "Content-Type": "application/json" },
@@ -318,18 +309,17 @@ export class Keepalive extends EventTarget {
     this.#dispatch({ type: "posted", n, message });
   }
 
-  /** @param {Fact} message */
+  /** Let the page know, and the other tabs. Of an end they convince themselves: theirs may be another session.
+   * @param {Fact} message */
   #emit(message) {
-    const {
-      type,
-      expires_in: expiresIn,
-      ends_in: endsIn = null,
-      reason,
-      login = null,
-      data = null,
-    } = message;
-    const { n, times = 2, why, extendable } = message;
-    if (!message.relayed) this.#pass(message);
+    const { type, n, times = 2, why, extendable, reason, login = null, data = null } = message;
+    const { expires_in: expiresIn, ends_in: endsIn = null } = message;
+    if (!message.relayed) {
+      const { who, expiresAt, endsAt } = this.#context;
+      this.#sharing?.relay(message);
+      if (type === "beat") this.#tabs.say({ type: "told", who, expiresAt, endsAt });
+      if (type === "end") this.#tabs.say({ type: "nudge" });
+    }
     const fields = {
       beat: { n, expiresIn, endsIn, times, data },
       warning: { expiresIn, why, extendable },
@@ -343,43 +333,26 @@ export class Keepalive extends EventTarget {
     return this.#env.document.visibilityState === "visible";
   }
 
-  /** Let the other tabs know. Of an end they convince themselves: theirs may be another session.
-   * @param {Fact} message */
-  #pass(message) {
-    const { who, expiresAt, endsAt } = this.#context;
-    this.#relay(message);
-    if (message.type === "beat") this.#tabs.say({ type: "told", who, expiresAt, endsAt });
-    if (message.type === "end") this.#tabs.say({ type: "nudge" });
-  }
-
-  /** To those who follow, while this tab leads.
-   * @param {Fact} message */
-  #relay(message) {
-    const { share, state } = this.#context;
-    if (share && state !== "following") this.#tabs.say({ type: "relay", message });
-  }
-
-  /** Whoever leads pings for those who show. */
-  #appear() {
-    if (this.#visible) this.#tabs.say({ type: "shows" });
+  /** Ask the tab that leads to ping, once this one takes part. Where it cannot, it has a socket of its own. */
+  async #request() {
+    try {
+      const { Sharing } = await import("./sharing.js");
+      this.#sharing ??= new Sharing(this, this.#tabs, this.#env, (message) => this.#overhear(message));
+      this.#sharing.take(this.#context);
+      this.#sharing.request();
+    } catch {
+      this.#dispatch({ type: "lead", share: false });
+    }
   }
 
   /** @param {Fact} heard of another tab, or of the lock that makes a tab lead */
   #overhear(heard) {
     const { state } = this.#context;
     if (heard.type === "input") {
-      const at = Math.min(heard.at, this.#env.Date.now());
+      const at = Math.min(heard.at, this.#now);
       this.#lastInput = Math.max(this.#lastInput ?? at, at);
-    } else if (heard.type === "relay") {
-      if (state !== "following") return;
-      if (heard.message.type === "beat") this.#appear();
-      this.#dispatch({ ...heard.message, relayed: true });
-    } else if (heard.type === "request") {
-      if (state === "open") {
-        this.#relay({ ...this.#hello, type: "hello", expires_in: this.expiresIn, ends_in: this.endsIn });
-        this.#dispatch({ type: "nudge" });
-      }
-      this.#relay({ type: "led", state });
+    } else if (heard.type === "relay" || heard.type === "request") {
+      this.#sharing?.answer(heard);
     } else if (heard.type === "told" && state === "ended") {
       this.dispatchEvent(new SessionEvent("session-elsewhere"));
     } else {
@@ -391,30 +364,23 @@ export class Keepalive extends EventTarget {
   #watch() {
     this.#pageListening = new AbortController();
     const { signal } = this.#pageListening;
-    const { document } = this.#env;
+    const window = this.#env;
+    const { document } = window;
+    // Captured, a window has its document's events, too: all but `load`.
     /** @param {EventTarget} target @param {string} type @param {(event: any) => void} listener */
     const on = (target, type, listener) =>
       target.addEventListener(type, listener, { signal, passive: true, capture: true });
-    /** @param {EventTarget} target @param {string} type */
-    const report = (target, type) => on(target, type, () => this.#dispatch({ type }));
-    const wake = () => {
-      this.#dispatch({ type: "thaw" }); // Safari may thaw a page that it never told to freeze,
-      this.#dispatch({ type: "wake" }); // so both are said, and one of them counts.
-    };
-    report(document, "freeze");
-    on(document, "resume", wake);
-    report(this.#env, "pagehide");
-    on(this.#env, "pageshow", ({ persisted }) => persisted && wake());
-    on(document, "visibilitychange", () => {
-      if (this.#visible) this.#dispatch({ type: "wake" });
-    });
-    report(this.#env, "online");
-    report(this.#env, "offline");
+    const wake = () => this.#dispatch({ type: "wake" });
+    for (const type of ["freeze", "pagehide", "online", "offline"])
+      on(window, type, () => this.#dispatch({ type }));
+    on(window, "resume", wake);
+    on(window, "pageshow", ({ persisted }) => persisted && wake());
+    on(window, "visibilitychange", () => this.#visible && wake());
     /** @param {EventTarget | null} [target] */
     const feel = (target) => {
       for (const type of INPUT) if (target) on(target, type, (event) => this.#feel(event));
     };
-    feel(this.#env);
+    feel(window);
     if (!this.frames) return;
     /** @param {{target: any}} event */
     const enter = ({ target }) => {
@@ -433,7 +399,7 @@ export class Keepalive extends EventTarget {
     if (!event.isTrusted) return;
     // A pointer at rest "moves" when the page does, by nothing.
     if (event.type === "pointermove" && !event.movementX && !event.movementY) return;
-    const now = this.#env.Date.now();
+    const now = this.#now;
     const quiet = this.#lastInput === null ? Infinity : now - this.#lastInput;
     if (quiet >= 0 && quiet < INPUT_EVERY) return;
     this.#lastInput = now;
@@ -464,8 +430,8 @@ export function baseOf(src, env = globalThis) {
   return base;
 }
 
-/** The connections that the elements of this page share, by where the server answers.
- * @type {Map<string, {keepalive: Keepalive, holders: number}>} */
+/** The connections that the elements of this page share, by where the server answers, and the ways out of them.
+ * @type {Map<string, {keepalive: Keepalive, holders: Set<() => void>}>} */
 const held = new Map();
 
 /**
@@ -478,24 +444,20 @@ const held = new Map();
  */
 export function hold(src, { share = false, frames = false } = {}) {
   const key = baseOf(src).href;
-  const entry = held.get(key) ?? { keepalive: new Keepalive({ src: key }), holders: 0 };
-  const { keepalive } = entry;
+  const entry = held.get(key) ?? { keepalive: new Keepalive({ src: key }), holders: new Set() };
+  const { keepalive, holders } = entry;
+  const release = () => {
+    if (!holders.delete(release) || holders.size) return;
+    keepalive.stop();
+    held.delete(key);
+  };
   held.set(key, entry);
-  entry.holders += 1;
+  holders.add(release);
   if ((share && !keepalive.share) || (frames && !keepalive.frames)) {
     keepalive.share ||= share;
     keepalive.frames ||= frames;
     if (keepalive.state !== "ended") keepalive.stop();
   }
   if (keepalive.state === "idle") keepalive.start();
-  let holds = true;
-  const release = () => {
-    if (!holds) return;
-    holds = false;
-    entry.holders -= 1;
-    if (entry.holders) return;
-    keepalive.stop();
-    held.delete(key);
-  };
   return { keepalive, release };
 }

@@ -12,8 +12,8 @@
  *    silence. Browsers run a hidden page's timers late, and a sleeping computer's not at all.
  * 5. `connecting` and `open` hold the one socket; entering `connecting` opens it, leaving both drops it.
  * 6. Only the server ends a session. No network, no answer, no clock and no other tab does.
- * 7. A page that shares is `following` until it is told to `lead`: another tab has the socket, and its
- *    messages come as if they were the page's own.
+ * 7. A page that shares is `following` until it is told to `lead`, for all or for itself alone: another tab
+ *    has the socket, and its messages come as if they were the page's own.
  */
 
 /** @typedef {"idle" | "connecting" | "open" | "waiting" | "offline" | "polling" | "following" | "frozen" | "ended"} State */
@@ -30,7 +30,7 @@
  * @typedef {object} Context what is known; times are ms on the page's own clock
  * @property {State} state
  * @property {Record<string, number>} deadlines event name to the time at which it happens by itself
- * @property {number} seen when the last event was
+ * @property {number} now when the last event was
  * @property {number} n the number of the last ping
  * @property {number} pinged when it left
  * @property {number} tried when the server was last tried
@@ -42,14 +42,14 @@
  * @property {number} shown when another tab, one of those that share, last said that it shows
  * @property {number} interval ms between pings
  * @property {number} hiddenInterval the same while nobody sees the page
- * @property {number} pace whichever of these counts
  * @property {number} spread over how many ms to spread a first retry
  * @property {number} warnBefore ms
  * @property {string | null} mode
  * @property {string | null} who stands for the user
  * @property {boolean} known whether the session is known to live; false from when the page wakes, or the deadline passes, until the server speaks
- * @property {number | null} expiresAt the nearer deadline of the session, as the server last told
- * @property {number | null} endsAt the absolute one
+ * @property {number} expiresAt the nearer deadline of the session, as the server last told; NaN while unknown,
+ *   which is neither past nor to come
+ * @property {number} endsAt the absolute one; NaN without
  * @property {Warning | null} warning
  * @property {string | null} reason why the session ended
  * @property {string | null} login where to sign in again
@@ -59,7 +59,7 @@
 export const initial = Object.freeze({
   state: "idle",
   deadlines: {},
-  seen: 0,
+  now: 0,
   n: 0,
   pinged: 0,
   tried: 0,
@@ -71,14 +71,13 @@ export const initial = Object.freeze({
   shown: -Infinity,
   interval: 25_000,
   hiddenInterval: 25_000,
-  pace: 25_000,
   spread: 3_000,
   warnBefore: 60_000,
   mode: null,
   who: null,
   known: false,
-  expiresAt: null,
-  endsAt: null,
+  expiresAt: NaN,
+  endsAt: NaN,
   warning: null,
   reason: null,
   login: null,
@@ -102,8 +101,9 @@ const MOST_DELAY = 30_000;
 const BLOCKED = 2; // failures before a POST tells whether it is the server that is away, or only the socket
 const REOPEN = 300_000; // a page that polls tries the socket now and then
 
-/** @typedef {(c: Context, event: Event, env: Env, effects: Effect[]) => void} Action */
-/** @typedef {{to?: State | ((c: Context, event: Event, env: Env) => State), do?: Action}} Row */
+/** @typedef {Context & Env & {effects: Effect[]}} Turn what is known, how the world is, and what to do: one event's working copy */
+/** @typedef {(c: Turn, event: Event) => void} Action */
+/** @typedef {{to?: State | ((c: Turn, event: Event) => State), do?: Action}} Row */
 
 /** @type {Record<string, Row>} */
 const LIVE = {
@@ -113,7 +113,7 @@ const LIVE = {
   follow: { to: "following" },
   posted: { to: afterPost, do: settle },
   told: { do: learn },
-  shows: { do: (c, _event, { now }) => void (c.shown = now) },
+  shows: { do: (c) => void (c.shown = c.now) },
 };
 
 /** @type {Record<string, Row>} */
@@ -123,6 +123,17 @@ const SOCKET = {
   closed: { to: afterClose, do: conclude },
   error: { do: suspect },
   broken: { to: afterLoss },
+};
+
+/** @type {Record<string, Row>} */
+const AWAY = {
+  ...LIVE,
+  retry: { to: "connecting" },
+  wake: { to: "connecting" },
+  jump: { to: "connecting" },
+  online: { to: "connecting" },
+  offline: { to: "offline" },
+  nudge: { do: insist },
 };
 
 /** @type {Record<State, Record<string, Row>>} */
@@ -146,35 +157,12 @@ export const TABLE = {
     silence: { to: afterLoss },
     unanswered: { to: afterLoss },
   },
-  waiting: {
-    ...LIVE,
-    retry: { to: (c) => (c.failures < BLOCKED ? "connecting" : "waiting"), do: knock },
-    wake: { to: "connecting" },
-    jump: { to: "connecting" },
-    online: { to: "connecting" },
-    offline: { to: "offline" },
-    nudge: { do: insist },
-  },
-  offline: {
-    ...LIVE,
-    retry: { to: "connecting" },
-    wake: { to: "connecting" },
-    jump: { to: "connecting" },
-    online: { to: "connecting" },
-    nudge: { do: insist },
-  },
-  polling: {
-    ...LIVE,
-    ping: { do: poll },
-    nudge: { do: hasten },
-    retry: { to: "connecting" },
-    wake: { to: "connecting" },
-    online: { to: "connecting" },
-    offline: { to: "offline" },
-  },
+  waiting: { ...AWAY, retry: { to: (c) => (c.failures < BLOCKED ? "connecting" : "waiting"), do: knock } },
+  offline: AWAY,
+  polling: { ...AWAY, ping: { do: poll }, nudge: { do: hasten }, jump: {} },
   following: {
     ...LIVE,
-    lead: { to: "connecting" },
+    lead: { to: "connecting", do: (c, { share = true }) => void (c.share = share) },
     hello: { do: greet },
     beat: { do: confirm },
     warning: { do: warn },
@@ -188,41 +176,49 @@ export const TABLE = {
     silence: { do: steal },
     unanswered: { do: steal },
   },
-  frozen: { stop: { to: "idle" }, thaw: { to: entrance, do: refresh } },
+  frozen: { stop: { to: "idle" }, wake: { to: entrance, do: refresh } },
   ended: { stop: { to: "idle" }, start: { to: entrance, do: begin } },
 };
 
 /** What entering a state brings with it.
  * @type {Partial<Record<State, Action>>} */
 const ENTER = {
-  connecting(c, _event, { now }, effects) {
-    effects.push({ type: "connect" });
-    c.tried = now;
-    c.deadlines.greeting = now + GREETING;
+  connecting(c) {
+    c.effects.push({ type: "connect" });
+    c.tried = c.now;
+    c.deadlines.greeting = c.now + GREETING;
   },
-  open(c, event, env, effects) {
-    c.deadlines.stable = env.now + STABLE;
-    ping(c, event, env, effects); // the first beat shows at once, and a page long away is kept
+  open(c) {
+    c.deadlines.stable = c.now + STABLE;
+    ping(c); // the first beat shows at once, and a page long away is kept
   },
-  waiting(c, _event, env) {
-    c.deadlines.retry = env.now + delay(c, env);
+  waiting(c) {
+    c.deadlines.retry = c.now + delay(c);
   },
-  offline(c, _event, env) {
-    c.deadlines.retry = env.now + inTime(c, env, OFFLINE);
+  offline(c) {
+    c.deadlines.retry = c.now + inTime(c, OFFLINE);
   },
-  polling(c, event, env, effects) {
-    c.deadlines.retry = env.now + REOPEN;
-    post(c, event, env, effects);
+  polling(c) {
+    c.deadlines.retry = c.now + REOPEN;
+    post(c);
   },
-  following(c, event, env, effects) {
+  following(c) {
     c.led = "open";
-    listen(c, env);
-    request(c, event, env, effects);
+    listen(c);
+    request(c);
   },
 };
 
+// What a state is shows in what it listens to.
+
 /** @param {State} state */
-const holdsSocket = (state) => state === "connecting" || state === "open";
+const isLive = (state) => "freeze" in TABLE[state];
+
+/** @param {State} state */
+const holdsSocket = (state) => "closed" in TABLE[state];
+
+/** @param {State} state */
+const hears = (state) => "beat" in TABLE[state];
 
 /**
  * Take one event.
@@ -233,23 +229,19 @@ const holdsSocket = (state) => state === "connecting" || state === "open";
  * @returns {{context: Context, effects: Effect[]}} what is known now, and what to do, in order
  */
 export function next(context, event, env) {
-  const c = { ...context, deadlines: { ...context.deadlines } };
-  /** @type {Effect[]} */
-  const effects = [];
-  const gap = env.now - c.seen;
-  const late = env.now - nearest(context);
-  c.seen = env.now;
-  c.pace = paceOf(c, env);
-  if (gap < 0) carryBack(c, gap);
-  step(c, event, env, effects);
-  if (hears(c.state) && HEARD.includes(event.type)) listen(c, env);
-  if (late > c.pace) step(c, { type: "jump" }, env, effects); // nothing has run here for so long
-  for (let name = overdue(c, env.now); name; name = overdue(c, env.now)) {
+  /** @type {Turn} */
+  const c = { ...context, ...env, deadlines: { ...context.deadlines }, effects: [] };
+  const late = c.now - nearest(context);
+  if (c.now < context.now) carryBack(c, c.now - context.now);
+  step(c, event);
+  if (hears(c.state) && HEARD.includes(event.type)) listen(c);
+  if (late > paceOf(c)) step(c, { type: "jump" }); // nothing has run here for so long
+  for (let name = overdue(c); name; name = overdue(c)) {
     delete c.deadlines[name];
-    step(c, { type: name }, env, effects);
+    step(c, { type: name });
   }
-  if (isLive(c.state) && c.expiresAt !== null && c.expiresAt <= env.now) c.known = false;
-  return { context: c, effects };
+  if (isLive(c.state) && c.expiresAt <= c.now) c.known = false;
+  return { context: c, effects: c.effects };
 }
 
 /**
@@ -261,60 +253,51 @@ export const nearest = ({ deadlines, known, expiresAt, state }) =>
   Math.min(...Object.values(deadlines), (known && isLive(state) && expiresAt) || Infinity);
 
 /** @type {Action} */
-function step(c, event, env, effects) {
-  const row = TABLE[c.state][event.type];
-  if (!row) return;
+function step(c, event) {
   const from = c.state;
-  const to = typeof row.to === "function" ? row.to(c, event, env) : (row.to ?? from);
+  const row = TABLE[from][event.type];
+  if (!row) return;
+  const to = typeof row.to === "function" ? row.to(c, event) : (row.to ?? from);
   if (to !== from) {
     c.state = to;
     c.deadlines = {};
     if (holdsSocket(from) && !holdsSocket(to)) {
-      effects.push({ type: "drop", returns: event.type === "freeze" || "retry" in TABLE[to] });
+      c.effects.push({ type: "drop", returns: event.type === "freeze" || "retry" in TABLE[to] });
     }
   }
-  row.do?.(c, event, env, effects);
-  if (to !== from) ENTER[to]?.(c, event, env, effects);
+  row.do?.(c, event);
+  if (to !== from) ENTER[to]?.(c, event);
 }
 
-/** @param {State} state */
-const isLive = (state) => !["idle", "frozen", "ended"].includes(state);
-
-/** @param {State} state */
-const hears = (state) => state === "open" || state === "following";
-
-/** @param {Context} c @param {number} now */
-function overdue(c, now) {
-  const [name, at] = Object.entries(c.deadlines).reduce((a, b) => (b[1] < a[1] ? b : a), ["", Infinity]);
-  return at <= now ? name : "";
-}
+/** The first of the deadlines that have passed.
+ * @param {Turn} c */
+const overdue = ({ deadlines, now }) =>
+  Object.keys(deadlines)
+    .filter((name) => deadlines[name] <= now)
+    .sort((a, b) => deadlines[a] - deadlines[b])[0];
 
 /** The clock was set back: everything that was to come in a minute still comes in a minute.
- * @param {Context} c @param {number} gap */
+ * @param {Turn} c @param {number} gap */
 function carryBack(c, gap) {
   for (const name in c.deadlines) c.deadlines[name] += gap;
-  c.pinged += gap;
-  c.tried += gap;
-  c.shown += gap;
-  if (c.expiresAt !== null) c.expiresAt += gap;
-  if (c.endsAt !== null) c.endsAt += gap;
+  for (const name of /** @type {const} */ (["pinged", "tried", "shown", "expiresAt", "endsAt"])) c[name] += gap;
 }
 
 // Where a lost socket leads.
 
-/** @type {(c: Context, event: Event, env: Env) => State} */
-function afterClose(c, event, env) {
-  return event.code >= 4500 && event.code <= 4999 ? "ended" : afterLoss(c, event, env);
+/** @type {(c: Turn, event: Event) => State} */
+function afterClose(c, event) {
+  return event.code >= 4500 && event.code <= 4999 ? "ended" : afterLoss(c);
 }
 
-/** @type {(c: Context, event: Event, env: Env) => State} */
-function afterLoss(c, _event, { online }) {
+/** @type {(c: Turn) => State} */
+function afterLoss(c) {
   c.failures += 1;
-  if (!online) return "offline";
+  if (!c.online) return "offline";
   return c.answered ? "polling" : "waiting";
 }
 
-/** @type {(c: Context, event: Event) => State} */
+/** @type {(c: Turn, event: Event) => State} */
 function afterPost(c, { n, message }) {
   if (n !== c.posting) return c.state;
   if (message?.type === "end") return "ended";
@@ -322,14 +305,14 @@ function afterPost(c, { n, message }) {
   return c.state === "polling" && !message ? "waiting" : c.state;
 }
 
-/** @type {(c: Context, event: Event) => State} */
-function entrance(c, event) {
-  return (event.share ?? c.share) ? "following" : "connecting";
+/** @type {(c: Turn, event: Event) => State} */
+function entrance(c, { share = c.share }) {
+  return share ? "following" : "connecting";
 }
 
 // What an event teaches.
 
-/** @type {Action} */
+/** @param {Turn} c */
 function refresh(c) {
   c.failures = 0;
   c.answered = c.known = false;
@@ -337,174 +320,193 @@ function refresh(c) {
 }
 
 /** @type {Action} */
-function begin(c, event, env, effects) {
-  refresh(c, event, env, effects);
-  c.expiresAt = c.endsAt = c.warning = c.reason = c.login = null;
+function begin(c, event) {
+  refresh(c);
+  c.expiresAt = c.endsAt = NaN;
+  c.warning = c.reason = c.login = null;
   c.known = event.fresh === true;
   c.share = event.share === true;
 }
 
 /** @type {Action} */
-function greet(c, event, env, effects) {
+function greet(c, event) {
   c.answered = false;
   c.spread = ms(event.spread, c.spread);
-  agree(c, event, env, effects);
-  remember(c, event, env);
+  agree(c, event);
+  remember(c, event);
 }
 
 /** The rules of the session, which come with a hello, and with a beat over HTTP.
  * @type {Action} */
-function agree(c, event, env) {
+function agree(c, event) {
   c.who = event.who ?? null;
   c.interval = Math.max(1_000, ms(event.interval, c.interval));
   c.hiddenInterval = Math.max(c.interval, ms(event.hidden_interval, 0));
-  c.pace = paceOf(c, env);
   c.warnBefore = ms(event.warn_before, c.warnBefore);
   c.mode = event.mode ?? null;
 }
 
 /** @type {Action} */
-function confirm(c, event, env, effects) {
+function confirm(c, event) {
   delete c.deadlines.unanswered;
-  remember(c, event, env);
-  effects.push({ type: "emit", message: event });
-  if (event.renew === true && c.state === "open") post(c, event, env, effects);
+  remember(c, event);
+  tell(c, event);
+  if (event.renew === true && c.state === "open") post(c);
+}
+
+/** @type {Action} */
+function remember(c, event) {
+  believe(c, c.now + ms(event.expires_in, 0), c.now + ms(event.ends_in, NaN));
 }
 
 /** Another tab of the same user has had a beat: its session is this one.
  * @type {Action} */
-function learn(c, { who, expiresAt, endsAt }, env) {
-  if (who !== c.who || c.expiresAt === null || expiresAt <= c.expiresAt) return;
-  believe(c, expiresAt, endsAt, env);
+function learn(c, { who, expiresAt, endsAt }) {
+  if (who === c.who && expiresAt > c.expiresAt) believe(c, expiresAt, endsAt);
+}
+
+/** @param {Turn} c @param {number} expiresAt @param {number} endsAt */
+function believe(c, expiresAt, endsAt) {
+  c.expiresAt = expiresAt;
+  c.endsAt = endsAt;
+  c.known = true;
+  if (expiresAt - c.now > c.warnBefore) c.warning = null;
 }
 
 /** @type {Action} */
-function defer(c, event, env) {
+function defer(c, event) {
   delete c.deadlines.unanswered;
-  c.deadlines.ping = env.now + Math.max(LEAST_DELAY, ms(event.retry_in, c.interval)) * (1 + env.random / 10);
+  c.deadlines.ping = c.now + Math.max(LEAST_DELAY, ms(event.retry_in, c.interval)) * (1 + c.random / 10);
 }
 
 /** @type {Action} */
-function warn(c, event, env, effects) {
-  c.expiresAt = env.now + ms(event.expires_in, 0);
+function warn(c, event) {
+  c.expiresAt = c.now + ms(event.expires_in, 0);
   c.warning = { why: event.why, extendable: event.extendable };
-  effects.push({ type: "emit", message: event });
+  tell(c, event);
 }
 
 /** @type {Action} */
-function tell(_c, event, _env, effects) {
-  effects.push({ type: "emit", message: event });
+function tell(c, message) {
+  c.effects.push({ type: "emit", message });
 }
 
 /** @type {Action} */
-function conclude(c, event, _env, effects) {
+function conclude(c, event) {
   if (c.state !== "ended") return;
   const message = event.type === "end" ? event : { type: "end", reason: REASONS[event.code - 4501] ?? "unknown" };
   c.reason = message.reason;
   c.login = message.login ?? null;
   c.warning = null;
   c.known = true;
-  effects.push({ type: "emit", message });
+  tell(c, message);
 }
 
-/** @type {Action} */
-function suspect(c, _event, { now }) {
-  c.deadlines.broken = now + BROKEN;
+/** @param {Turn} c */
+function suspect(c) {
+  c.deadlines.broken = c.now + BROKEN;
 }
 
 // What the page says.
 
-/** @type {Action} */
-function ping(c, _event, env, effects) {
-  c.pinged = env.now;
-  rest(c, env);
-  effects.push({ type: "send", n: ++c.n, visible: isSeen(c, env) });
+/** @param {Turn} c @param {"send" | "post"} type */
+function say(c, type) {
+  c.pinged = c.now;
+  c.effects.push({ type, n: ++c.n, visible: isSeen(c) });
 }
 
-/** @type {Action} */
-function post(c, _event, env, effects) {
+/** @param {Turn} c */
+function ping(c) {
+  rest(c);
+  say(c, "send");
+}
+
+/** @param {Turn} c */
+function post(c) {
   if (c.posting) return;
-  c.pinged = env.now;
-  c.posting = ++c.n;
-  effects.push({ type: "post", n: c.n, visible: isSeen(c, env) });
+  say(c, "post");
+  c.posting = c.n;
 }
 
 /** One POST at a time: a ping that comes due meanwhile waits for it.
- * @type {Action} */
-function poll(c, event, env, effects) {
-  if (c.posting) c.deadlines.ping = env.now + LEAST_DELAY;
-  else post(c, event, env, effects);
+ * @param {Turn} c */
+function poll(c) {
+  if (c.posting) c.deadlines.ping = c.now + LEAST_DELAY;
+  else post(c);
 }
 
 /** While only the socket fails, a POST knows whether the server is there.
- * @type {Action} */
-function knock(c, event, env, effects) {
+ * @param {Turn} c */
+function knock(c) {
   if (c.state !== "waiting") return;
-  c.tried = env.now;
-  post(c, event, env, effects);
+  c.tried = c.now;
+  post(c);
 }
 
-/** @type {Action} */
-function request(_c, _event, _env, effects) {
-  effects.push({ type: "request" });
+/** @param {Turn} c */
+function request(c) {
+  c.effects.push({ type: "request" });
 }
 
 /** The tab that leads is gone without a word. A hidden page leaves that to one that shows.
- * @type {Action} */
-function steal(c, _event, env, effects) {
-  listen(c, env);
-  if (env.visible) effects.push({ type: "steal" });
+ * @param {Turn} c */
+function steal(c) {
+  listen(c);
+  if (c.visible) c.effects.push({ type: "steal" });
 }
 
-/** @type {Action} */
-function hasten(c, _event, { now }) {
-  c.deadlines.ping = Math.min(c.deadlines.ping ?? Infinity, Math.max(now, c.pinged + GAP));
+/** @param {Turn} c */
+function hasten(c) {
+  bringForward(c, "ping", c.pinged);
 }
 
 /** A user does not wait for a back-off.
- * @type {Action} */
-function insist(c, _event, { now }) {
-  c.deadlines.retry = Math.min(c.deadlines.retry ?? Infinity, Math.max(now, c.tried + GAP));
+ * @param {Turn} c */
+function insist(c) {
+  bringForward(c, "retry", c.tried);
+}
+
+/** @param {Turn} c @param {string} deadline @param {number} last when the like was done before */
+function bringForward(c, deadline, last) {
+  c.deadlines[deadline] = Math.min(c.deadlines[deadline] ?? Infinity, Math.max(c.now, last + GAP));
 }
 
 /** @type {Action} */
-function probe(c, event, env, effects) {
-  if (event.type === "jump" || c.deadlines.silence <= env.now) c.known = false;
-  listen(c, env);
-  c.deadlines.unanswered = env.now + PROBE;
-  (c.state === "open" ? hasten : request)(c, event, env, effects);
+function probe(c, event) {
+  if (event.type === "jump" || c.deadlines.silence <= c.now) c.known = false;
+  listen(c);
+  c.deadlines.unanswered = c.now + PROBE;
+  (c.state === "open" ? hasten : request)(c);
 }
 
 /** A POST is done. Beside an open socket it only brought a cookie; without one it is the ping.
  * @type {Action} */
-function settle(c, event, env, effects) {
-  if (event.n !== c.posting) return;
+function settle(c, { n, message }) {
+  if (n !== c.posting) return;
   c.posting = 0;
-  const { message } = event;
-  if (c.state === "ended") conclude(c, message, env, effects);
-  else if (c.state === "open" || c.state === "following") return;
+  if (c.state === "ended") conclude(c, message);
+  else if (hears(c.state)) return;
   else if (message?.type === "beat") {
     c.answered = true;
-    agree(c, message, env, effects);
-    if (c.state === "polling") rest(c, env, c.deadlines.ping); // one that was asked for meanwhile comes first
-    confirm(c, message, env, effects);
-    foresee(c, message, env, effects);
+    agree(c, message);
+    if (c.state === "polling") rest(c, c.deadlines.ping); // one that was asked for meanwhile comes first
+    confirm(c, message);
+    foresee(c, message);
   } else if (c.state === "polling") {
-    defer(c, message, env, effects);
+    defer(c, message);
   } else if (c.state === "waiting") {
     c.failures += 1;
     c.answered = false;
-    c.deadlines.retry = env.now + Math.max(delay(c, env), ms(message?.retry_in, 0));
+    c.deadlines.retry = c.now + Math.max(delay(c), ms(message?.retry_in, 0));
   }
 }
 
 /** Nobody can call a page that polls, so it warns itself.
  * @type {Action} */
-function foresee(c, event, env, effects) {
-  if (c.warning || ms(event.expires_in, 0) > c.warnBefore) return;
-  const absolute = event.ends_in <= event.expires_in;
-  const why = absolute ? "absolute" : "idle";
-  warn(c, { type: "warning", expires_in: event.expires_in, why, extendable: !absolute }, env, effects);
+function foresee(c, { expires_in, ends_in }) {
+  if (c.warning || ms(expires_in, 0) > c.warnBefore) return;
+  const extendable = !(ends_in <= expires_in);
+  warn(c, { type: "warning", expires_in, why: extendable ? "idle" : "absolute", extendable });
 }
 
 // Small parts.
@@ -515,52 +517,38 @@ function ms(seconds, otherwise) {
   return typeof seconds === "number" && seconds >= 0 ? seconds * 1_000 : otherwise;
 }
 
-/** @param {Context} c @param {Event} event @param {Env} env */
-function remember(c, event, env) {
-  const endsAt = typeof event.ends_in === "number" ? env.now + event.ends_in * 1_000 : null;
-  believe(c, env.now + ms(event.expires_in, 0), endsAt, env);
-}
-
-/** @param {Context} c @param {number} expiresAt @param {number | null} endsAt @param {Env} env */
-function believe(c, expiresAt, endsAt, { now }) {
-  c.expiresAt = expiresAt;
-  c.endsAt = endsAt;
-  c.known = true;
-  if (expiresAt - now > c.warnBefore) c.warning = null;
-}
-
 /** The server spoke: by when it has to again.
- * @param {Context} c @param {Env} env */
-function listen(c, { now }) {
-  c.deadlines.silence = now + 2 * c.pace + 5_000;
+ * @param {Turn} c */
+function listen(c) {
+  c.deadlines.silence = c.now + 2 * paceOf(c) + 5_000;
 }
 
 /** Whether the page shows, or is pinging for one that does. Such a page says so at each beat; one that has
  * said nothing for as long as a server may is hidden, or gone.
- * @param {Context} c @param {Env} env */
-function isSeen(c, { now, visible }) {
-  return visible || (c.share && c.state !== "following" && now - c.shown < 2 * c.interval + 5_000);
+ * @param {Turn} c */
+function isSeen(c) {
+  return c.visible || (c.share && c.state !== "following" && c.now - c.shown < 2 * c.interval + 5_000);
 }
 
-/** @param {Context} c @param {Env} env */
-const paceOf = (c, env) => (isSeen(c, env) ? c.interval : c.hiddenInterval);
+/** @param {Turn} c */
+const paceOf = (c) => (isSeen(c) ? c.interval : c.hiddenInterval);
 
 /** When the next ping is due: ±10 %, so that pages which came together do not stay together.
- * @param {Context} c @param {Env} env @param {number} [latest] */
-function rest(c, { now, random }, latest = Infinity) {
-  c.deadlines.ping = Math.min(latest, now + c.pace * (0.9 + 0.2 * random));
+ * @param {Turn} c @param {number} [latest] */
+function rest(c, latest = Infinity) {
+  c.deadlines.ping = Math.min(latest, c.now + paceOf(c) * (0.9 + 0.2 * c.random));
 }
 
 /** Full jitter. A first loss is likely everybody's, so the server says over how long to spread it.
- * @param {Context} c @param {Env} env */
-function delay(c, env) {
+ * @param {Turn} c */
+function delay(c) {
   const most = c.failures <= 1 ? c.spread : Math.min(MOST_DELAY, 1_000 * 2 ** (c.failures - 1));
-  return Math.max(LEAST_DELAY, inTime(c, env, most) * env.random);
+  return Math.max(LEAST_DELAY, inTime(c, most) * c.random);
 }
 
 /** A pause that leaves half of what remains of the session: to come back after its end saves nothing.
- * @param {Context} c @param {Env} env @param {number} pause in ms */
-function inTime(c, { now }, pause) {
-  const left = c.expiresAt === null ? 0 : c.expiresAt - now;
+ * @param {Turn} c @param {number} pause in ms */
+function inTime(c, pause) {
+  const left = c.expiresAt - c.now;
   return left > 0 ? Math.max(LEAST_DELAY, Math.min(pause, left / 2)) : pause;
 }

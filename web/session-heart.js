@@ -6,18 +6,26 @@
  * truth: one drawn by an endless animation would go on beating for a session that is dead.
  */
 
-import { baseOf, hold, SessionEvent } from "./keepalive.js";
+import { hold, SessionEvent } from "./keepalive.js";
 
 const BEAT = 1_000; // 500 ms in, 500 ms out
-const BEATING = [{ transform: "scale(1)" }, { transform: "scale(1.22)" }, { transform: "scale(1)" }];
-const STILL = [{ opacity: 1 }, { opacity: 0.7 }, { opacity: 1 }]; // never as pale as a heart that waits
+const BEATING = { transform: ["scale(1)", "scale(1.22)", "scale(1)"] };
+const STILL = { opacity: [1, 0.7, 1] }; // never as pale as a heart that waits
 
 const WHOLE =
   "M12 20.6C6.3 16.5 2.2 12.9 2.2 8.6c0-3 2.3-5.3 5.2-5.3 1.9 0 3.6 1 4.6 2.6 1-1.6 2.7-2.6 4.6-2.6 2.9 0 5.2 2.3 5.2 5.3 0 4.3-4.1 7.9-9.8 12z";
-const LEFT =
-  "M12 20.6C6.3 16.5 2.2 12.9 2.2 8.6c0-3 2.3-5.3 5.2-5.3 1.9 0 3.6 1 4.6 2.6l-1.9 3.5 3.2 2.6-3.1 3.4z";
-const RIGHT =
-  "M12 20.6l-1.8-5.2 3.1-3.4-3.2-2.6 1.9-3.5c1-1.6 2.7-2.6 4.6-2.6 2.9 0 5.2 2.3 5.2 5.3 0 4.3-4.1 7.9-9.8 12z";
+const HALVES = [
+  {
+    d: "M12 20.6C6.3 16.5 2.2 12.9 2.2 8.6c0-3 2.3-5.3 5.2-5.3 1.9 0 3.6 1 4.6 2.6l-1.9 3.5 3.2 2.6-3.1 3.4z",
+    transform: "translate(-.3) rotate(-9 12 20.64)",
+    stroke: "none",
+  },
+  {
+    d: "M12 20.6l-1.8-5.2 3.1-3.4-3.2-2.6 1.9-3.5c1-1.6 2.7-2.6 4.6-2.6 2.9 0 5.2 2.3 5.2 5.3 0 4.3-4.1 7.9-9.8 12z",
+    transform: "translate(.3) rotate(9 12 20.64)",
+    stroke: "none",
+  },
+];
 
 const CSS = `
 :host {
@@ -29,17 +37,12 @@ const CSS = `
 :host([hidden]) { display: none; }
 svg { display: block; inline-size: 100%; block-size: 100%; overflow: visible; fill: currentColor; transition: opacity .3s; }
 [part=heart] { transform-origin: 50% 55%; stroke: currentColor; stroke-width: 1.4; stroke-linejoin: round; }
-.half { display: none; transform-origin: 50% 86%; }
 :host(:is([state=idle], [state=connecting], [state=waiting], [state=frozen])) svg { opacity: .38; }
 :host([state=offline]) [part=heart] { fill: none; }
 :host([state=warning]) { color: var(--heart-color-warning, #d97706); }
 :host(:is([state=ended], [state=offline])) { color: var(--heart-color-down, #6b7280); }
-:host([state=ended]) .whole { display: none; }
-:host([state=ended]) .half { display: inline; stroke: none; }
-.half:nth-of-type(2) { transform: translate(-.3px) rotate(-9deg); }
-.half:nth-of-type(3) { transform: translate(.3px) rotate(9deg); }
 [part=label] {
-  position: absolute; inset-block-start: 50%; inset-inline-end: calc(100% + .5rem); translate: 0 -50%;
+  position: absolute; inset: 50% calc(100% + .5rem) auto auto; translate: 0 -50%;
   padding: .3em .75em; border-radius: 1em; background: #27272a; color: #fff;
   font: 500 .8125rem/1.35 system-ui, sans-serif; white-space: nowrap;
 }
@@ -48,9 +51,6 @@ svg { display: block; inline-size: 100%; block-size: 100%; overflow: visible; fi
 
 const EVENTS = ["beat", "statechange", "warning", "end", "push"].map((name) => `session-${name}`);
 const ALIVE = ["open", "polling", "following"];
-
-// Older Safari has no custom states, and older Chromium other names for them.
-const HAS_STATES = globalThis.CSS?.supports("selector(:state(open))");
 
 /** @type {CSSStyleSheet | undefined} */
 let sheet;
@@ -104,14 +104,16 @@ export class SessionHeart extends Base {
   };
 
   #internals = this.attachInternals();
-  #svg;
-  #shape;
-  #label;
+  #whole = svg("path", { d: WHOLE });
+  #shape = svg("g", { part: "heart" }, this.#whole);
+  // The role is the picture's and not the host's: what is inside an img is hidden from
+  // assistive technology, and the label must not be.
+  #svg = svg("svg", { viewBox: "0 0 24 24", role: "img" }, this.#shape);
+  #label = document.createElement("span");
   /** @type {Animation | undefined} */
   #animation;
   /** @type {ReturnType<typeof hold> | null} */
   #hold = null;
-  #key = "";
   #listening = new AbortController();
 
   constructor() {
@@ -122,17 +124,6 @@ export class SessionHeart extends Base {
       sheet.replaceSync(CSS);
     }
     root.adoptedStyleSheets = [sheet];
-    // The role is the picture's and not the host's: what is inside an img is hidden from
-    // assistive technology, and the label must not be.
-    this.#svg = svg("svg", { viewBox: "0 0 24 24", role: "img" });
-    this.#shape = svg("g", { part: "heart" });
-    this.#shape.append(
-      svg("path", { class: "whole", d: WHOLE }),
-      svg("path", { class: "half", d: LEFT }),
-      svg("path", { class: "half", d: RIGHT }),
-    );
-    this.#svg.append(this.#shape);
-    this.#label = document.createElement("span");
     this.#label.setAttribute("part", "label");
     this.#label.setAttribute("role", "status");
     root.append(this.#svg, this.#label);
@@ -190,7 +181,7 @@ export class SessionHeart extends Base {
   }
 
   connectedCallback() {
-    this.#attach();
+    if (!this.#hold) this.#attach();
   }
 
   disconnectedCallback() {
@@ -198,17 +189,15 @@ export class SessionHeart extends Base {
     queueMicrotask(() => this.isConnected || this.#detach());
   }
 
-  attributeChangedCallback() {
-    if (this.isConnected) this.#attach();
+  /** @param {string} _name @param {string | null} before @param {string | null} now */
+  attributeChangedCallback(_name, before, now) {
+    if (!this.#hold || before === now) return;
+    this.#detach();
+    this.#attach();
   }
 
   #attach() {
-    const options = { share: this.hasAttribute("share"), frames: this.hasAttribute("frames") };
-    const key = JSON.stringify([baseOf(this.src).href, options]);
-    if (key === this.#key) return;
-    this.#detach();
-    this.#key = key;
-    this.#hold = hold(this.src, options);
+    this.#hold = hold(this.src, { share: this.hasAttribute("share"), frames: this.hasAttribute("frames") });
     const { signal } = (this.#listening = new AbortController());
     for (const type of EVENTS) this.#hold.keepalive.addEventListener(type, (event) => this.#pass(event), { signal });
     this.#show();
@@ -218,7 +207,6 @@ export class SessionHeart extends Base {
     this.#listening.abort();
     this.#hold?.release();
     this.#hold = null;
-    this.#key = "";
     this.#show();
   }
 
@@ -234,21 +222,30 @@ export class SessionHeart extends Base {
     const { state } = this;
     if (this.getAttribute("state") === state) return;
     const { words } = SessionHeart;
+    const ended = state === "ended";
     this.setAttribute("state", state);
-    if (HAS_STATES) {
+    try {
       this.#internals.states.clear();
       this.#internals.states.add(state);
+    } catch {
+      // Older Safari has no custom states, and older Chromium other names for them.
     }
+    if (ended) this.#animation?.cancel();
+    this.#shape.replaceChildren(...(ended ? HALVES.map((half) => svg("path", half)) : [this.#whole]));
     this.#svg.setAttribute("aria-label", words[state]);
-    if (state === "ended") this.#animation?.cancel();
     const reason = words[`ended-${this.keepalive?.reason}`] ?? words.ended;
-    this.#label.textContent = state === "ended" ? reason : state === "warning" ? words.warning : "";
+    this.#label.textContent = ended ? reason : state === "warning" ? words.warning : "";
   }
 }
 
-/** @param {string} name @param {Record<string, string>} attributes */
-function svg(name, attributes) {
-  const element = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+/**
+ * @template {keyof SVGElementTagNameMap} Tag
+ * @param {Tag} tag @param {Record<string, string>} attributes @param {Node[]} children
+ * @returns {SVGElementTagNameMap[Tag]}
+ */
+function svg(tag, attributes, ...children) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
   return element;
 }

@@ -3,7 +3,7 @@
  * What `<session-guard>` says in other languages than English; loaded only where one is asked for.
  */
 
-/** @type {Record<string, typeof import("./session-guard.js").ENGLISH>} */
+/** @type {Record<string, typeof import("./guard-dialog.js").ENGLISH>} */
 export const WORDS = {
   de: {
     "warning-title": "Ihre Sitzung endet gleich",

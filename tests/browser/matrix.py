@@ -95,6 +95,10 @@ class Visit:
         self.code: int | None = None
         """What it was closed with, by whoever closed it first; `None` while it is open."""
 
+    def overlaps(self, new: "Visit") -> bool:
+        """Whether it was still there when a new one had been open for a moment."""
+        return new is not self and self.opened_at <= new.opened_at < self.closed_at - MOMENT
+
 
 class Site:
     """An app with one page, that listens to what the sockets of this page say to the heart.
@@ -140,10 +144,7 @@ class Site:
 
         A browser closes a tab's socket in one process and frees its lock in another; neither waits.
         """
-        return max(
-            sum(old.opened_at <= new.opened_at < old.closed_at - MOMENT for old in self.visits)
-            for new in self.visits
-        )
+        return max(1 + sum(each.overlaps(new) for each in self.visits) for new in self.visits)
 
     async def end(self, visit: Visit) -> None:
         """Sign the user of a socket out, as an administrator does."""

@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import events from "node:events";
 
 import { Keepalive } from "../../web/keepalive.js";
+import "../../web/sharing.js"; // so that it is there when a page asks for it
 
 events.defaultMaxListeners = 20; // a page has a dozen, and they all go with one signal
 

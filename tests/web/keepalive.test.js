@@ -261,7 +261,7 @@ describe("the page's life", () => {
   test("a frozen page comes back as the same one, a page that was left as a new one", () => {
     for (const [code, out, back] of [
       [1000, (window) => window.fire("pagehide"), (window) => window.fire("pageshow", { persisted: true })],
-      [4000, (window) => window.document.fire("freeze"), (window) => window.document.fire("resume")],
+      [4000, (window) => window.fire("freeze"), (window) => window.fire("resume")],
     ]) {
       const { keepalive, socket, window } = opened();
       const first = socket();
@@ -273,6 +273,17 @@ describe("the page's life", () => {
       assert.notEqual(socket(), first);
       assert.equal(socket().url === first.url, code === 4000);
     }
+  });
+
+  test("a frozen page that shows comes back, whatever its browser forgets to say", () => {
+    const { keepalive, window } = opened();
+    window.fire("freeze");
+    window.document.visibilityState = "hidden";
+    window.fire("visibilitychange");
+    assert.equal(keepalive.state, "frozen");
+    window.document.visibilityState = "visible";
+    window.fire("visibilitychange");
+    assert.equal(keepalive.state, "connecting");
   });
 
   test("each page has an id, which it keeps until it says goodbye", async () => {
@@ -307,10 +318,10 @@ describe("the page's life", () => {
     const { socket, window, browser } = opened();
     await browser.pass(5);
     window.document.visibilityState = "hidden";
-    window.document.fire("visibilitychange");
+    window.fire("visibilitychange");
     assert.equal(socket().sent.length, 1);
     window.document.visibilityState = "visible";
-    window.document.fire("visibilitychange");
+    window.fire("visibilitychange");
     assert.equal(socket().sent.length, 2);
   });
 
@@ -369,7 +380,7 @@ describe("HTTP", () => {
     socket().lose();
     await settled();
     assert.equal(keepalive.state, "polling");
-    window.document.fire("visibilitychange");
+    window.fire("visibilitychange");
     assert.equal(keepalive.state, "connecting");
     socket().say(HELLO);
     assert.equal(keepalive.state, "open");

@@ -108,7 +108,7 @@ const EVENTS = [
   "start",
   "stop",
   "freeze",
-  "thaw",
+  "wake",
   "wake",
   "online",
   "offline",
@@ -559,11 +559,10 @@ describe("letting go of the socket", () => {
 });
 
 describe("freezing", () => {
-  test("lets go of the socket and hears nothing until thawed", () => {
+  test("lets go of the socket and hears nothing until it wakes", () => {
     const page = opened();
     assert.deepEqual(page.tell("freeze").did, ["drop"]);
     for (const event of [
-      "wake",
       "online",
       "offline",
       "nudge",
@@ -576,7 +575,7 @@ describe("freezing", () => {
       assert.equal(page.state, "frozen");
     }
     assert.deepEqual(page.pass(3_600).did, []);
-    assert.deepEqual(page.tell("thaw").did, ["connect"]);
+    assert.deepEqual(page.tell("wake").did, ["connect"]);
     assert.equal(page.context.failures, 0);
   });
 });
@@ -725,7 +724,7 @@ describe("what is known", () => {
     const slept = opened().sleep(3_600).tell("tick");
     assert.equal(slept.context.known, false);
     assert.equal(slept.tell(BEAT).context.known, true);
-    const thawed = IN.frozen().sleep(60).tell("thaw");
+    const thawed = IN.frozen().sleep(60).tell("wake");
     assert.equal(thawed.context.known, false);
     assert.equal(thawed.tell(HELLO).context.known, true);
   });
@@ -803,8 +802,15 @@ describe("sharing one socket", () => {
     assert.equal(page.state, "following");
   });
 
+  test("a page that cannot share is on its own, until it starts anew", () => {
+    const page = following().tell({ type: "lead", share: false }, HELLO);
+    assert.equal(page.state, "open");
+    assert.equal(page.tell("freeze", "wake").state, "connecting");
+    assert.equal(page.tell("stop", { ...START, share: true }).state, "following");
+  });
+
   test("a page that thaws follows again", () => {
-    assert.equal(following().tell("lead", HELLO, "freeze", "thaw").state, "following");
+    assert.equal(following().tell("lead", HELLO, "freeze", "wake").state, "following");
   });
 });
 

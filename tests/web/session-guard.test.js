@@ -7,6 +7,7 @@ import { createServer } from "node:http";
 import { createRequire } from "node:module";
 import { after, before, beforeEach, describe, test } from "node:test";
 
+import { ENGLISH } from "../../web/guard-dialog.js";
 import { WORDS } from "../../web/words.js";
 
 const WEB = new URL("../../web/", import.meta.url);
@@ -124,7 +125,7 @@ function look() {
 }
 
 test("imports in Node", async () => {
-  const { SessionGuard, ENGLISH } = await import("../../web/session-guard.js");
+  const { SessionGuard } = await import("../../web/session-guard.js");
   assert.equal(typeof SessionGuard, "function");
   for (const [language, words] of Object.entries(WORDS)) {
     assert.deepEqual(Object.keys(words), Object.keys(ENGLISH), language);
@@ -160,11 +161,12 @@ for (const options of BROWSERS) {
 
     const becomes = (state) =>
       page.waitForFunction((state) => document.documentElement.dataset.session === state, {}, state);
-    const open = async ({ guard = ">", lang = "en", path = "/" } = {}) => {
+    const open = async ({ guard = ">", lang = "en", path = "/", broken = false } = {}) => {
       const query = new URLSearchParams({ guard, lang });
       await page.goto(`http://127.0.0.1:${server.address().port}${path}?${query}`);
       await page.waitForFunction(() => globalThis.sockets?.[0]?.pings > 0);
       await becomes("alive");
+      if (!broken) await until(() => document.querySelector("session-guard").shadowRoot.querySelector("dialog"));
     };
     const does = (act, ...given) => page.evaluate(act, ...given);
     const looks = () => page.evaluate(look);
@@ -367,7 +369,6 @@ for (const options of BROWSERS) {
 
     for (const reason of ["idle", "absolute", "logout", "revoked", "evicted", "unknown", "news"])
       test(`has words for the end ${reason}`, async () => {
-        const { ENGLISH } = await import("../../web/session-guard.js");
         await open();
         await does((reason) => end(reason), reason);
         assert.equal((await looks()).text, ENGLISH[`ended-${reason}`] ?? ENGLISH["ended-unknown"]);
@@ -455,6 +456,31 @@ for (const options of BROWSERS) {
       await type();
       await does(() => end("logout"));
       assert.doesNotMatch(await store(), /Ada/);
+    });
+
+    test("without its dialog, which the network has swallowed, it hides what is private all the same", async () => {
+      await page.setRequestInterception(true);
+      page.on("request", (request) =>
+        request.url().endsWith("/guard-dialog.js") ? request.abort() : request.continue(),
+      );
+      await page.evaluateOnNewDocument(() => {
+        globalThis.errors = [];
+        for (const kind of ["error", "unhandledrejection"])
+          addEventListener(kind, (event) => errors.push(String(event.reason ?? event.message)));
+      });
+      await open({ broken: true });
+      await does(() => warn(50));
+      await becomes("warning");
+      await does(() => extend());
+      await becomes("alive");
+      await does(() => end("idle"));
+      await becomes("ended");
+      const hidden = () => does(() => getComputedStyle(document.querySelector("[data-private]")).visibility);
+      assert.equal(await hidden(), "hidden");
+      await does(() => signIn("ada"));
+      await becomes("alive");
+      assert.equal(await hidden(), "visible");
+      assert.deepEqual(await does(() => errors), []);
     });
 
     test("another user starts over", async () => {

@@ -212,6 +212,46 @@ for (const options of BROWSERS) {
       assert.deepEqual(seen, [true, "open", "idle", 1, 1, 2]);
     });
 
+    test("its attributes count together at first, and later when they change", async () => {
+      await open();
+      const seen = await page.evaluate(() => {
+        const live = () => sockets.filter(({ readyState }) => readyState < 2);
+        const paths = () => live().map(({ url }) => new URL(url).pathname);
+        const others = document.implementation.createHTMLDocument();
+        const heart = others.createElement("session-heart"); // without its class yet, as in a page being parsed
+        for (const [name, value] of [["src", "/one/"], ["frames", ""]]) heart.setAttribute(name, value); // prettier-ignore
+        document.body.append(heart);
+        const seen = [sockets.length];
+        heart.setAttribute("src", "/one/");
+        seen.push(sockets.length, paths());
+        heart.src = "/two/";
+        return [...seen, sockets.length, paths()];
+      });
+      assert.deepEqual(seen, [2, 2, ["/keepalive/ws", "/one/ws"], 3, ["/keepalive/ws", "/two/ws"]]);
+    });
+
+    for (const [what, goes] of [
+      ["takes the lead", true],
+      ["has a socket of its own where the network has swallowed what it needs for that", false],
+    ])
+      test(`one that shares ${what}`, async () => {
+        await page.setRequestInterception(true);
+        page.on("request", (request) =>
+          goes || !request.url().endsWith("/sharing.js") ? request.continue() : request.abort(),
+        );
+        await open();
+        await page.evaluate(() => {
+          globalThis.errors = [];
+          addEventListener("unhandledrejection", ({ reason }) => errors.push(String(reason)));
+          document.querySelector("session-heart").toggleAttribute("share", true);
+        });
+        await page.waitForFunction(() => sockets.length === 2);
+        await page.waitForSelector("session-heart[state=open]");
+        const locks = await page.evaluate(async () => (await navigator.locks.query()).held.length);
+        assert.equal(locks, goes ? 1 : 0);
+        assert.deepEqual(await page.evaluate(() => [...errors, ...policyViolations]), []);
+      });
+
     describe("the script in README.md", () => {
       const listening = (path) => `http://127.0.0.1:${server.address().port}${path}`;
 

@@ -148,7 +148,7 @@ describe("sharing", () => {
     await pings(60);
     assert.deepEqual(await pings(200), [false, false]);
     shown.window.document.visibilityState = "visible";
-    shown.window.document.fire("visibilitychange");
+    shown.window.fire("visibilitychange");
     await settled();
     assert.deepEqual(await pings(102), Array(5).fill(true), "one at once, then every 25 s");
     shown.window.document.visibilityState = "hidden";
@@ -162,7 +162,7 @@ describe("sharing", () => {
     tab.window.document.visibilityState = "hidden";
     tab.open().start();
     tab.socket().say(HELLO, BEAT);
-    all[1].window.document.fire("visibilitychange");
+    all[1].window.fire("visibilitychange");
     await settled();
     tab.socket().say({ type: "ask" });
     assert.equal(all[0].socket().sent.at(-1).visible, true);
@@ -172,7 +172,7 @@ describe("sharing", () => {
   test("the next one leads when the leader stops, freezes or is put away", async () => {
     for (const leave of [
       ({ keepalive }) => keepalive.stop(),
-      ({ window }) => window.document.fire("freeze"),
+      ({ window }) => window.fire("freeze"),
       ({ window }) => window.fire("pagehide"),
     ]) {
       const { browser, all, states } = await sharing(3);
@@ -214,7 +214,7 @@ describe("sharing", () => {
   test("one that gets no answer is replaced by a tab that wakes, and lets go", async () => {
     const { browser, all, states } = await sharing(2);
     await browser.pass(20);
-    all[1].window.document.fire("visibilitychange");
+    all[1].window.fire("visibilitychange");
     await settled();
     assert.deepEqual(states(), ["open", "following"]);
     await browser.pass(5);
@@ -254,10 +254,27 @@ describe("sharing", () => {
     assert.equal(keepalive.state, "connecting");
   });
 
-  test("an insecure page has a socket of its own, and says nothing about it", () => {
+  test("one on its own passes nothing on to those who follow another, and takes nothing of that", async () => {
+    const { browser, all } = await sharing(2);
+    const own = browser.tab();
+    own.window.navigator.locks = undefined;
+    own.open({ share: true }).start();
+    await settled();
+    const beats = () => [...all, own].map(({ said }) => said("beat").length);
+    const before = beats();
+    own.socket().say(HELLO, { ...BEAT, n: 7 });
+    await settled();
+    assert.deepEqual(beats(), [before[0], before[1], before[2] + 1]);
+    all[0].socket().say({ ...BEAT, n: 8 });
+    await settled();
+    assert.deepEqual(beats(), [before[0] + 1, before[1] + 1, before[2] + 1]);
+  });
+
+  test("an insecure page has a socket of its own, and says nothing about it", async () => {
     const tab = new Browser().tab({ secure: false });
     const keepalive = tab.open({ share: true });
     keepalive.start();
+    await settled();
     assert.equal(keepalive.state, "connecting");
   });
 });
