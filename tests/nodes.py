@@ -178,10 +178,18 @@ async def who(url: str, cookie: str) -> object:
 
 
 class Visitor:
-    """A page of a session that comes back by the rules of the protocol."""
+    """A page of a session that comes back by the rules of the protocol.
 
-    def __init__(self, http: ClientSession, url: str, cookie: str) -> None:
+    Args:
+        http: opens its connections.
+        url: the server, or what stands before it.
+        cookie: the session's.
+        patience: for how many seconds more than two intervals it stays where it hears nothing.
+    """
+
+    def __init__(self, http: ClientSession, url: str, cookie: str, patience: float = 5.0) -> None:
         self._http = http
+        self._patience = patience
         self._url = url
         self._headers = {"Cookie": cookie, "Origin": url}
         self.beats = 0
@@ -219,7 +227,7 @@ class Visitor:
                 sent[n] = loop.time()
                 with suppress(ClientError, ConnectionError):  # it is lost, as what is received next tells
                     await socket.send_str(json.dumps({"type": "ping", "n": n}))
-            silent_at = heard_at + 2 * interval + 5
+            silent_at = heard_at + 2 * interval + self._patience
             try:
                 message = await socket.receive(max(0.0, min(ping_at, silent_at) - loop.time()))
             except TimeoutError:

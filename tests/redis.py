@@ -22,6 +22,8 @@ REDIS = "/usr/bin/redis-server"
 TLS = [*("--tls-auth-clients", "no"), *("--tls-replication", "yes"), *("--tls-cluster", "yes")]
 SERVICE = "sessions"
 """What the Sentinels call the primary and its replica."""
+_OFTEN = [(period, 100) for period in ("info-period", "ask-period", "publish-period")]
+"""How often Sentinels ask, and tell, in milliseconds; by default it is every few seconds."""
 
 
 class RedisServer:
@@ -132,12 +134,14 @@ class RedisServer:
 class _Sentinel(RedisServer):
     """Watches over a primary, and names the replica that follows when it is gone."""
 
-    def __init__(self, folder: Path, primary: RedisServer, quorum: int, **options: Any) -> None:
+    def __init__(
+        self, folder: Path, primary: RedisServer, *, quorum: int, patience: int, **options: Any
+    ) -> None:
         super().__init__(folder, **options)
         self._written = self._folder / "sentinel.conf"
         self._written.write_text(  # it keeps its notes there
             f"sentinel monitor {SERVICE} 127.0.0.1 {primary.port} {quorum}\n"
-            f"sentinel down-after-milliseconds {SERVICE} 500\n"
+            f"sentinel down-after-milliseconds {SERVICE} {patience}\n"
             f"sentinel failover-timeout {SERVICE} 2000\n"
         )
         for command, password in (
@@ -150,6 +154,11 @@ class _Sentinel(RedisServer):
 
     def _config(self) -> Sequence[str]:
         return [str(self._written), "--sentinel"]
+
+    def start(self) -> None:
+        super().start()
+        for period, often in _OFTEN:
+            self.call("SENTINEL", "DEBUG", period, often)
 
 
 @dataclass
@@ -206,7 +215,8 @@ def sentinels(
         own += ["--replicaof", f"127.0.0.1 {primary.port}"]
         replica = stack.enter_context(redis_server(folder, *own, tls=tls, password=password))
         watchers: list[RedisServer] = [
-            _Sentinel(folder, primary, quorum=2, tls=tls, password=watchword) for _ in range(3)
+            _Sentinel(folder, primary, quorum=2, patience=patience, tls=tls, password=watchword)
+            for patience in (500, 500, 3000)  # were all as quick, each would elect itself, and then wait long
         ]
         for watcher in watchers:
             stack.callback(watcher.kill)
@@ -217,7 +227,7 @@ def sentinels(
 
 
 def _knows_all(watcher: RedisServer) -> bool:
-    """Whether a Sentinel knows the others, and the replica; they meet every two seconds."""
+    """Whether a Sentinel knows the others, and the replica."""
     told = iter(watcher.call("SENTINEL", "MASTER", SERVICE))
     state = dict(zip(told, told, strict=True))
     return (state[b"num-other-sentinels"], state[b"num-slaves"]) == (b"2", b"1")

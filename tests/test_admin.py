@@ -22,16 +22,16 @@ from keepalive.admin.access import GUESSES, Refused, check_token
 from keepalive.admin.api import MAX_BODY, OPERATIONS
 from keepalive.admin.operators import COOKIE, SHIFT, Operators
 from keepalive.admin.sessions import CHUNK, MOST, Explanation, Search, explain, search, span
-from keepalive.clock import ManualClock
 from keepalive.presence import SessionPresence
 from keepalive.server import make_app as make_server
 from keepalive.settings import Settings
+from keepalive.testing import KeepaliveApp, OpenPage, VirtualClock
 from keepalive.touchers import Left, Ticket, key_of
 from keepalive.trust import Trust
 
 from .conftest import Answer, Browse, Browser, Serve
 from .fakes import FakePage, FakeSocket, World
-from .raw import CLOSE, RawPage, frame, ping, until
+from .raw import RawPage, ping, until
 from .test_web import ended, make_app, signed_in
 
 TOKEN = "a-token-for-tests-of-44-characters-in-length"
@@ -183,9 +183,10 @@ async def test_guesses_are_bounded(desk: Desk, browse: Browse) -> None:
     assert answers[-1].json["solution"]
 
 
-async def test_nobody_keeps_the_operator_out(open_desk: MakeDesk, browse: Browse, clock: ManualClock) -> None:
+@pytest.mark.usefixtures("clock")  # which stands still
+async def test_nobody_keeps_the_operator_out(open_desk: MakeDesk, browse: Browse) -> None:
     """Behind a proxy that is not named, all come from its address; and under attack operators are needed."""
-    desk = await open_desk(clock=clock)
+    desk = await open_desk()
     stranger = await browse(desk.port)
     for headers in _bearer("wrong" * 8), {}:
         answers = [await stranger.get(f"{API}/stats", headers=headers) for _ in range(120)]
@@ -237,23 +238,23 @@ async def test_every_use_is_noted(desk: Desk, caplog: pytest.LogCaptureFixture) 
     assert TOKEN not in caplog.text
 
 
+@pytest.mark.usefixtures("clock")  # which stands still
 @pytest.mark.parametrize("headers", [{}, {"Origin": "https://evil.example"}, {"Host": "a b"}, BEARER])
 async def test_who_asks_too_often_does_not_fill_the_audit_log(
     open_desk: MakeDesk,
     browse: Browse,
-    clock: ManualClock,
     caplog: pytest.LogCaptureFixture,
     headers: dict[str, str],
 ) -> None:
     """Nor push what matters out of its queue."""
-    anybody = await browse((await open_desk(clock=clock)).port)
+    anybody = await browse((await open_desk()).port)
     with caplog.at_level(logging.INFO, "keepalive.audit"):
         statuses = [(await anybody.get(f"{API}/stats", headers=headers)).status for _ in range(150)]
     assert statuses[100:] == [429] * 50
     assert sum(record.getMessage() == "admin" for record in caplog.records) == 100
 
 
-async def test_who_has_not_asked_for_long_is_forgotten(desk: Desk, clock: ManualClock) -> None:
+async def test_who_has_not_asked_for_long_is_forgotten(desk: Desk, clock: VirtualClock) -> None:
     door = access.Access(TOKEN, None, clock, Trust())
     operators = Operators(door, desk.keepalive, "/")
     request = make_mocked_request("GET", "/", headers=_bearer("wrong"))
@@ -262,7 +263,7 @@ async def test_who_has_not_asked_for_long_is_forgotten(desk: Desk, clock: Manual
         await door.operator(request)
     await operators.sweep()
     assert (len(door._requests), len(door._guesses)) == (1, 1)
-    clock.advance(GUESSES[1] / GUESSES[0])
+    await clock.advance(GUESSES[1] / GUESSES[0])
     await operators.sweep()
     assert (len(door._requests), len(door._guesses)) == (0, 0)
 
@@ -591,18 +592,20 @@ async def test_a_session_without_pages_here_is_explained(desk: Desk) -> None:
     assert (answer.status, answer.json["error"]) == (404, "this session is over: logout")
 
 
-async def test_a_session_that_ends_with_its_last_page_says_so(open_desk: MakeDesk) -> None:
+async def test_a_session_that_ends_with_its_last_page_says_so(
+    open_desk: MakeDesk, keepalive_app: KeepaliveApp, page: OpenPage, clock: VirtualClock
+) -> None:
     desk = await open_desk(policy=Policy(end_after_last_page=30))
-    _, (page,) = await desk.user("ann")
+    keepalive_app(desk.app)
+    tab = await page("ann")
     (session,) = await desk.ids()
     told = (await desk.ask(f"/sessions/{session}")).json
     assert told["sentence"].endswith("Once its last page is closed, it ends after 30 s.")
-    page.send(frame((1000).to_bytes(2), CLOSE))
-    async with asyncio.timeout(10):
-        while (told := (await desk.ask(f"/sessions/{session}")).json)["ends_by"] != "logout":
-            await asyncio.sleep(0.1)
-    assert 20 < told["ends_in"] <= 30
-    assert "The last one was closed: it ends in" in told["sentence"]
+    tab.close()
+    await clock.advance(seconds=5)
+    told = (await desk.ask(f"/sessions/{session}")).json
+    assert (told["ends_by"], told["ends_in"]) == ("logout", 25)
+    assert "The last one was closed: it ends in 25 s" in told["sentence"]
 
 
 @pytest.mark.parametrize(
@@ -769,13 +772,13 @@ async def test_the_socket_of_another_origin_is_refused(desk: Desk) -> None:
     assert page.status == 403
 
 
-async def test_a_shift_is_over_when_it_is_over(open_desk: MakeDesk, clock: ManualClock) -> None:
-    desk = await open_desk(clock=clock)
+async def test_a_shift_is_over_when_it_is_over(open_desk: MakeDesk, clock: VirtualClock) -> None:
+    desk = await open_desk()
     cookie = (await desk.ask("/operator", "POST")).headers["Set-Cookie"].partition(";")[0]
-    clock.advance(SHIFT - 1)
+    await clock.advance(SHIFT - 1)
     page = await desk._operator.page("/keepalive/admin/ws", Cookie=cookie)
     assert 0 < (await page.message("hello"))["ends_in"] <= 1
-    clock.advance(2)
+    await clock.advance(2)
     assert await ended(page) == ("absolute", 4502)
     page = await desk._operator.page("/keepalive/admin/ws", Cookie=cookie)
     assert await ended(page) == ("unknown", 4504)
@@ -836,8 +839,9 @@ def _references(node: Any) -> Iterator[str]:
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.parametrize("examples", [4, pytest.param(40, marks=pytest.mark.slow)])
 async def test_the_api_is_as_described(
-    open_desk: MakeDesk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    open_desk: MakeDesk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, examples: int
 ) -> None:
     """schemathesis makes requests from the description, good ones and bad ones, and judges the answers."""
     for limit in "REQUESTS", "GUESSES":  # it asks as fast as it can, and often without a token
@@ -848,8 +852,8 @@ async def test_the_api_is_as_described(
     url = f"http://127.0.0.1:{desk.port}{API}/openapi.json"
     process = await asyncio.create_subprocess_exec(
         *(str(SCHEMATHESIS), "run", url, "--header", f"Authorization: Bearer {TOKEN}"),
-        *("--max-examples", "15", "--seed", "1", "--phases", "coverage,fuzzing,stateful", "--no-color"),
-        *("--generation-database", "none"),
+        *("--max-examples", f"{examples}", "--seed", "1", "--phases", "coverage,fuzzing,stateful"),
+        *("--no-color", "--generation-database", "none"),
         cwd=tmp_path,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

@@ -166,13 +166,13 @@ def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str], workers: str) 
     )
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize(
-    ("store", "code", "line"),
+    ("store", "workers", "code", "line"),
     [
-        ("sqlite:///no-database", 1, r"\S*no-database .+"),
-        ("sqlite:///no-database/sessions.db", 1, r"\S*no-database/\S+ cannot be made .+: name a store .+"),
-        ("mysql://", 2, "no store goes by .+"),
+        ("sqlite:///no-database", "1", 1, r"\S*no-database .+"),
+        ("sqlite:///no-database", "2", 1, r"\S*no-database .+"),
+        ("sqlite:///no-database/sessions.db", "1", 1, r"\S*no-database/\S+ cannot .+: name a store .+"),
+        ("mysql://", "2", 2, "no store goes by .+"),
     ],
 )
 def test_a_store_that_cannot_be_opened(

@@ -53,7 +53,7 @@ async def run() -> list[Any]:
     app.router.add_get("/echo", echo)
     async with TestServer(app) as server:
         try:
-            return await run_fuzzingclient(f"127.0.0.1:{server.port}/echo", GROUPS, None, concurrency=4)
+            return await run_fuzzingclient(f"127.0.0.1:{server.port}/echo", GROUPS, None, concurrency=16)
         except FailureError as error:
             return error.results
         finally:

@@ -18,7 +18,7 @@ PROMISED = 0.25
 """The 99th percentile of the time from ping to beat, in seconds."""
 HONEST = 20
 # Each way to be hostile is tried for so many seconds, over at most so many connections.
-SPAN = 1.0
+SPAN = 0.5
 CONNECTIONS = 200
 ROUNDS = 4
 

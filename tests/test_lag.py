@@ -48,11 +48,12 @@ def test_a_stall_is_told_and_remembered_for_one_probe(caplog: pytest.LogCaptureF
 
 @pytest.mark.both_loops
 async def test_a_stall_ends_nobody(serve: Serve, browse: Browse, caplog: pytest.LogCaptureFixture) -> None:
-    """Two seconds without a beat, longer than a session may idle: what was sent meanwhile counts."""
-    app = make_app(policy=Policy(idle_timeout=1.8, ping_interval=0.5))
+    """A while without a beat, longer than a session may idle: what was sent meanwhile counts."""
+    idle = STALL + 0.1
+    app = make_app(policy=Policy(idle_timeout=idle, ping_interval=idle / 4))
 
     async def block(request: web.Request) -> web.Response:
-        time.sleep(2)
+        time.sleep(idle + 0.1)
         return web.Response()
 
     app.router.add_get("/block", block)
@@ -62,13 +63,11 @@ async def test_a_stall_ends_nobody(serve: Serve, browse: Browse, caplog: pytest.
     page.send(ping(0))
     assert (await page.message("beat"))["n"] == 0
     caplog.clear()
-    asked = time.monotonic()
     blocked = asyncio.create_task(ann.get("/block"))
     await asyncio.sleep(0)
     page.send(ping(1))
     await blocked
     await until(lambda: "stood still" in caplog.text)
-    assert time.monotonic() - asked < 3
     assert app[KEEPALIVE].lag.worst > 1
     assert app[KEEPALIVE].lag.seconds.total > 1
 

@@ -84,13 +84,12 @@ async def test_a_logout_on_one_node_closes_the_sockets_of_another(cluster: Clust
 async def test_a_rolling_restart_loses_no_session_and_ends_no_page(
     cluster: Cluster, kind: str, tmp_path: Path
 ) -> None:
-    behind = await cluster(3)
-    async with proxy(kind, tmp_path, behind) as url, visitors(60, url) as pages:
+    behind = await cluster(2)
+    async with proxy(kind, tmp_path, behind) as url, visitors(60, url, INTERVAL / 2) as pages:
         assert all([await node.sockets() for node in behind])  # without stickiness they are everywhere
         for node in behind:
             assert await node.stop() == 0
-            await go_on(pages)
-            await node.start()
+            await asyncio.gather(go_on(pages), node.start())
         await go_on(pages)
         assert [page.end for page in pages] == [None] * 60
         left = [code for page in pages for code in page.closed]
@@ -100,10 +99,10 @@ async def test_a_rolling_restart_loses_no_session_and_ends_no_page(
 
 
 @pytest.mark.parametrize("kind", ["nginx", "haproxy"])
+@pytest.mark.parametrize(("count", "interval"), [(200, 1.0), pytest.param(1000, 4.0, marks=pytest.mark.slow)])
 async def test_a_node_that_is_killed_leaves_its_pages_to_the_others(
-    redis_url: str, kind: str, tmp_path: Path
+    redis_url: str, kind: str, count: int, interval: float, tmp_path: Path
 ) -> None:
-    count, interval = 1000, 4.0
     many_files()
     store = f"{redis_url}?prefix={tmp_path.name}:"
     rules = ("--ping-interval", f"{interval}", "--idle-timeout", "60", "--pages-per-address", f"{count}")

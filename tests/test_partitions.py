@@ -25,6 +25,8 @@ WAIT = 1.0
 """The longest that a ping may go without an answer, in seconds,"""
 SLOW = 0.4
 """and what is allowed to a machine that is busy."""
+PATIENCE = 2.0
+"""After how much more than two intervals of silence a page tries anew, in seconds."""
 
 
 class Place(NamedTuple):
@@ -56,7 +58,7 @@ class Machines(NamedTuple):
                 node = Node(self.redis.url, SECRET, *rules, host=host)
                 places.append(Place(node, host, to_redis, to_pages))
                 stack.push_async_callback(node.stop, SIGKILL)
-                await node.start()
+            await asyncio.gather(*(place.node.start() for place in places))
             yield places
 
     def reached_from(self, place: Place) -> bool:
@@ -76,7 +78,7 @@ def machines(tmp_path: Path) -> Iterator[Machines]:
 async def visiting(*visits: tuple[Place, str]) -> AsyncIterator[list[Visitor]]:
     """Pages that have had a beat: one for each node and cookie."""
     async with ClientSession() as http:
-        pages = [Visitor(http, place.node.url, cookie) for place, cookie in visits]
+        pages = [Visitor(http, place.node.url, cookie, PATIENCE) for place, cookie in visits]
         tasks = [asyncio.create_task(page.stay(INTERVAL)) for page in pages]
         try:
             await until(lambda: all(page.beats for page in pages))
@@ -98,7 +100,7 @@ async def test_a_node_without_redis_makes_its_pages_wait(machines: Machines) -> 
             assert not machines.reached_from(two)
             assert machines.reached_from(one)
             beats = near.beats
-            await until(lambda: all(page.waits >= 6 for page in (out, *far)))
+            await until(lambda: all(page.waits >= 4 for page in (out, *far)))
             assert near.beats > beats
             assert near.waits == 0
             assert max(page.slowest for page in pages) < WAIT + SLOW
@@ -126,7 +128,7 @@ async def test_a_node_without_redis_makes_its_pages_wait(machines: Machines) -> 
 
 
 async def test_nothing_outlives_its_absolute_deadline_behind_a_cut(machines: Machines) -> None:
-    lifetime = 8.0
+    lifetime = 5.0
     async with machines.nodes("--idle-timeout", f"{lifetime}", "--absolute-timeout", f"{lifetime}") as (
         one,
         two,
@@ -164,8 +166,7 @@ async def test_a_cut_between_a_page_and_its_node_is_the_pages_matter(machines: M
             assert machines.reached_from(two)
             beats = near.beats
             await until(lambda: near.beats >= beats + 4)
-            waits = 2 * INTERVAL + 5
-            await until(lambda: far.reconnects > 0, within=waits + 5)  # it has heard nothing for so long
+            await until(lambda: far.reconnects > 0)  # it has heard nothing for so long
             assert far.waits == 0
             assert await who(one.node.url, cookie) == "ann"
             beats = far.beats

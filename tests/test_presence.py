@@ -14,7 +14,7 @@ from aiohttp_session import SimpleCookieStorage
 from cryptography.fernet import Fernet
 
 import keepalive
-from keepalive import Keepalive, Policy, Presence, StoreUnavailable, open_store
+from keepalive import Keepalive, Policy, Presence, StoreUnavailable, open_store, reporter
 from keepalive.presence import Report
 from keepalive.seal import ENVIRONMENT
 from keepalive.stores import SessionStore, redis_link
@@ -35,7 +35,8 @@ pytestmark = pytest.mark.timeout(120)
 
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Redis may take its time, as on a machine that does much else."""
+    """Redis may take its time, as on a machine that does much else; who waits is told more often."""
+    monkeypatch.setattr(reporter, "EVERY", 0.1)
     monkeypatch.setattr(redis_link, "DEADLINE", 20.0)
     monkeypatch.setattr(redis_link, "_SERVER", 10.0)
 

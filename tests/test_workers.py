@@ -1,6 +1,5 @@
 """Real processes: a supervisor in one, its workers in others, and signals between them."""
 
-import errno
 import os
 import re
 import signal
@@ -10,126 +9,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import count
-from multiprocessing import popen_spawn_posix as spawning
 from pathlib import Path
 
 import pytest
 
-from keepalive import workers
 from keepalive.errors import KeepaliveError, SettingError
 from keepalive.workers import Work, bind, supervise
 
-ROOT = Path(__file__).parent.parent
-DEADLINE = 30.0
-LAUNCH = "_launch"  # what makes the process of a worker, and has no public name
+from .crew import DEADLINE, answer, answer_deaf, give_up, importing, perish, think
+
+TESTS = str(Path(__file__).parent)
 IN_THE_BACKGROUND = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
 """Starts a command as a shell starts a job in the background: it ignores Ctrl-C."""
-
-
-def answer(listener: socket.socket, ready: Callable[[], None]) -> int:
-    """A worker that tells every connection its process id."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    return _answer(listener, ready)
-
-
-def answer_deaf(listener: socket.socket, ready: Callable[[], None]) -> int:
-    """The same, but deaf to SIGTERM."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    return _answer(listener, ready)
-
-
-def _answer(listener: socket.socket, ready: Callable[[], None]) -> int:
-    listener.listen()
-    ready()
-    while True:
-        peer, _ = listener.accept()
-        with peer:
-            peer.sendall(b"%d" % os.getpid())
-
-
-def give_up(listener: socket.socket, ready: Callable[[], None]) -> int:
-    """A worker that cannot start, and says why."""
-    tell(2, "no store")
-    return 3
-
-
-def perish(listener: socket.socket, ready: Callable[[], None]) -> int:
-    """A worker that is killed before it serves."""
-    os.kill(os.getpid(), signal.SIGKILL)
-    return 0
-
-
-def think(listener: socket.socket, ready: Callable[[], None]) -> int:
-    """A worker that never gets ready."""
-    tell(2, "thinking")
-    signal.pause()
-    return 0
-
-
-def import_slowly() -> None:
-    tell(2, "importing")
-    time.sleep(DEADLINE)
-
-
-class _Importing:
-    """A worker that takes long to import what it works with."""
-
-    __name__ = "importing"
-
-    def __call__(self, listener: socket.socket, ready: Callable[[], None]) -> int:
-        raise AssertionError("it never came so far")
-
-    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
-        return import_slowly, ()
-
-
-importing = _Importing()
-
-
-def interrupted(launch: Callable[..., None]) -> Callable[..., None]:
-    """Ctrl-C while the second worker is being started."""
-    births = count()
-
-    def launched(*arguments: object) -> None:
-        if next(births) == 1:
-            os.kill(os.getpid(), signal.SIGINT)
-        launch(*arguments)
-
-    return launched
-
-
-def refused(launch: Callable[..., None]) -> Callable[..., None]:
-    """No process can be started but the first two."""
-    births = count()
-
-    def launched(*arguments: object) -> None:
-        if next(births) >= 2:
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-        launch(*arguments)
-
-    return launched
-
-
-def parent(work: str, count: str, grace: str, long_lived: str, births: str) -> int:
-    """What runs in the process of the supervisor."""
-    if births:
-        setattr(spawning.Popen, LAUNCH, globals()[births](getattr(spawning.Popen, LAUNCH)))
-    workers._GRACE = float(grace)
-    workers._LONG_LIVED = float(long_lived)
-    return supervise(
-        globals()[work],
-        int(count),
-        "127.0.0.1",
-        0,
-        drain=0.0,
-        ready=lambda port: tell(1, port),
-        say=lambda line: tell(2, line),
-    )
-
-
-def tell(stream: int, what: object) -> None:
-    os.write(stream, f"{what}\n".encode())
 
 
 class Supervisor:
@@ -172,10 +63,11 @@ def supervisor(
         before: a command that starts the command that follows it.
         births: the function here that says how its workers are started.
     """
-    code = "import sys; from tests.test_workers import parent; sys.exit(parent(*sys.argv[1:]))"
+    # At the end of the path, where none of the tests is taken for a package of the same name.
+    code = f"import sys; sys.path.append({TESTS!r}); from crew import parent; sys.exit(parent(*sys.argv[1:]))"
     with subprocess.Popen(
         [*before, sys.executable, "-c", code, work.__name__, str(count), str(grace), str(long_lived), births],
-        cwd=ROOT,
+        cwd=Path(TESTS).parent,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -253,7 +145,7 @@ def test_a_worker_that_dies_is_replaced_and_the_others_go_on() -> None:
 def test_a_worker_that_had_lived_long_is_replaced_at_once() -> None:
     with supervisor(answer, long_lived=0.0) as one:
         port = one.port()
-        for _ in range(3):
+        for _ in range(2):
             killed = ask(port)
             os.kill(killed, signal.SIGKILL)
             assert one.line() == f"worker {killed} died with exit code -9; another starts in 0 s"

@@ -21,9 +21,11 @@ from keepalive.commands import hold as module
 from keepalive.commands.hold import CommandError, hold, notes
 from keepalive.messages import Warning
 from keepalive.policy import Reason
+from keepalive.server import make_app
+from keepalive.settings import Settings
 
 from ..conftest import Serve
-from ..nodes import ROOT, Node, who
+from ..nodes import ROOT, nodes, who
 from ..nodes import sign_in as sign_in_at
 from ..raw import DEADLINE, until
 from ..test_client import World, sign_in
@@ -167,30 +169,26 @@ def test_what_is_noted() -> None:
 # As a process.
 
 
-@asynccontextmanager
-async def node(tmp_path: Path, *options: str) -> AsyncIterator[Node]:
-    node = Node(f"sqlite:///{tmp_path}/sessions.db", Fernet.generate_key().decode(), *options)
-    await node.start()
-    try:
-        yield node
-    finally:
-        await node.stop(signal.SIGKILL)
+@pytest.fixture
+async def site(serve: Serve) -> str:
+    """The URL of a server in this process."""
+    return f"http://127.0.0.1:{(await serve(make_app(Settings(store='memory://'), demo=True))).port}"
 
 
-async def jar(node: Node, tmp_path: Path) -> Path:
+async def jar(url: str, tmp_path: Path) -> Path:
     """A cookie file of a new session."""
-    name, _, value = (await sign_in_at(node.url, "ann")).partition("=")
+    name, _, value = (await sign_in_at(url, "ann")).partition("=")
     path = tmp_path / "jar.txt"
     path.write_text(f"127.0.0.1\tFALSE\t/\tFALSE\t0\t{name}\t{value}\n")
     return path
 
 
 async def start(
-    node: Node, *command: str, options: Sequence[str] = (), before: Sequence[str] = (), **environ: str
+    url: str, *command: str, options: Sequence[str] = (), before: Sequence[str] = (), **environ: str
 ) -> Process:
     """`keepalive hold` in a session of its own, which has no terminal."""
     return await asyncio.create_subprocess_exec(
-        *[*before, sys.executable, "-m", "keepalive", "hold", node.url, *options, "--", *command],
+        *[*before, sys.executable, "-m", "keepalive", "hold", url, *options, "--", *command],
         env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
         stdin=PIPE,
         stdout=PIPE,
@@ -200,10 +198,10 @@ async def start(
 
 
 @asynccontextmanager
-async def held(node: Node, tmp_path: Path, script: str, before: Sequence[str] = ()) -> AsyncIterator[Process]:
+async def held(url: str, tmp_path: Path, script: str, before: Sequence[str] = ()) -> AsyncIterator[Process]:
     """It holds a new session for a script, and does not outlive the block."""
-    options = ["--cookies", str(await jar(node, tmp_path))]
-    process = await start(node, *shell(script), options=options, before=before)
+    options = ["--cookies", str(await jar(url, tmp_path))]
+    process = await start(url, *shell(script), options=options, before=before)
     try:
         yield process
     finally:
@@ -218,18 +216,18 @@ async def line_of(stream: asyncio.StreamReader | None) -> str:
         return (await stream.readline()).decode().strip()
 
 
-async def test_input_and_output_are_the_commands(tmp_path: Path) -> None:
-    async with node(tmp_path) as server, held(server, tmp_path, "cat; echo no >&2; exit 5") as process:
+async def test_input_and_output_are_the_commands(site: str, tmp_path: Path) -> None:
+    async with held(site, tmp_path, "cat; echo no >&2; exit 5") as process:
         said = await asyncio.wait_for(process.communicate(b"as it is\n"), LONG)
         assert said == (b"as it is\n", b"no\n")
         assert process.returncode == 5
 
 
-async def test_signals_reach_the_command(tmp_path: Path) -> None:
+async def test_signals_reach_the_command(site: str, tmp_path: Path) -> None:
     names = ["HUP", "USR1", "USR2", "INT", "QUIT", "TERM"]
     traps = " ".join(f"trap 'echo {name}' {name};" for name in names[:-1])
     script = f"{traps} trap 'exit 9' TERM; echo ready; {FOR_EVER}"
-    async with node(tmp_path) as server, held(server, tmp_path, script) as process:
+    async with held(site, tmp_path, script) as process:
         assert await line_of(process.stdout) == "ready"
         for name in names[:-1]:
             process.send_signal(signal.Signals[f"SIG{name}"])
@@ -238,11 +236,11 @@ async def test_signals_reach_the_command(tmp_path: Path) -> None:
         assert await asyncio.wait_for(process.wait(), LONG) == 9
 
 
-async def test_what_was_to_be_ignored_is_ignored(tmp_path: Path) -> None:
+async def test_what_was_to_be_ignored_is_ignored(site: str, tmp_path: Path) -> None:
     """As under `nohup`."""
     before = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh"]
     script = "echo ready; read line; exit 4"
-    async with node(tmp_path) as server, held(server, tmp_path, script, before) as process:
+    async with held(site, tmp_path, script, before) as process:
         assert await line_of(process.stdout) == "ready"
         process.send_signal(signal.SIGHUP)
         await asyncio.wait_for(process.communicate(b"on\n"), LONG)
@@ -259,10 +257,10 @@ sys.exit(4)
 """
 
 
-async def test_at_a_terminal_ctrl_c_comes_once_and_input_is_read(tmp_path: Path) -> None:
+async def test_at_a_terminal_ctrl_c_comes_once_and_input_is_read(site: str, tmp_path: Path) -> None:
     before = [sys.executable, "-c", AT_A_TERMINAL]
     script = f"exec {sys.executable} -c '{COUNTS}'"
-    async with node(tmp_path) as server, held(server, tmp_path, script, before) as process:
+    async with held(site, tmp_path, script, before) as process:
         assert process.stdin is not None
         heard: list[str] = []
         for told, expected in [(b"", "ready"), (b"\x03", "interrupted"), (b"hello\n", "read hello")]:
@@ -278,9 +276,12 @@ async def test_a_login_outlives_its_server(tmp_path: Path) -> None:
     """For longer than its idle timeout, and across a `kill -9`; without the hold it would be over."""
     quick = ("--idle-timeout", "6", "--ping-interval", "1", "--warn-before", "1", "--touch-every", "0")
     script = "echo ready; read line; exit 6"
-    async with node(tmp_path, *quick) as server, held(server, tmp_path, script) as process:
-        assert await line_of(process.stdout) == "ready"
+    async with (
+        nodes(1, f"sqlite:///{tmp_path}/sessions.db", Fernet.generate_key().decode(), *quick) as (server,),
+        held(server.url, tmp_path, script) as process,
+    ):
         left = await sign_in_at(server.url, "bob")
+        assert await line_of(process.stdout) == "ready"
         cookie = "=".join((tmp_path / "jar.txt").read_text().split()[-2:])
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -297,28 +298,26 @@ async def test_a_login_outlives_its_server(tmp_path: Path) -> None:
         assert process.returncode == 6
 
 
-async def test_it_fails_when_the_session_ends(tmp_path: Path) -> None:
+async def test_it_fails_when_the_session_ends(site: str, tmp_path: Path) -> None:
     told = b"keepalive: the session is over (logout): sign in at / for a new cookie\n"
-    async with node(tmp_path) as server:
-        async with held(server, tmp_path, "echo ready; read line") as process:
-            assert await line_of(process.stdout) == "ready"
-            cookie = "=".join((tmp_path / "jar.txt").read_text().split()[-2:])
-            async with ClientSession(headers={"Cookie": cookie}) as http, http.post(f"{server.url}/logout"):
-                pass
-            _, err = await asyncio.wait_for(process.communicate(), LONG)
-            assert err == told
-            assert process.returncode == 3
-        process = await start(server, "touch", str(tmp_path / "ran"), KEEPALIVE_COOKIE=cookie)
+    async with held(site, tmp_path, "echo ready; read line") as process:
+        assert await line_of(process.stdout) == "ready"
+        cookie = "=".join((tmp_path / "jar.txt").read_text().split()[-2:])
+        async with ClientSession(headers={"Cookie": cookie}) as http, http.post(f"{site}/logout"):
+            pass
         _, err = await asyncio.wait_for(process.communicate(), LONG)
         assert err == told
         assert process.returncode == 3
-        assert not (tmp_path / "ran").exists()
+    process = await start(site, "touch", str(tmp_path / "ran"), KEEPALIVE_COOKIE=cookie)
+    _, err = await asyncio.wait_for(process.communicate(), LONG)
+    assert err == told
+    assert process.returncode == 3
+    assert not (tmp_path / "ran").exists()
 
 
-async def test_a_command_that_is_none(tmp_path: Path) -> None:
-    async with node(tmp_path) as server:
-        cookie = await sign_in_at(server.url, "ann")
-        process = await start(server, "no-such-command", KEEPALIVE_COOKIE=cookie)
-        _, err = await asyncio.wait_for(process.communicate(), LONG)
-        assert process.returncode == 127
-        assert err.startswith(b"keepalive: cannot run no-such-command: ")
+async def test_a_command_that_is_none(site: str) -> None:
+    cookie = await sign_in_at(site, "ann")
+    process = await start(site, "no-such-command", KEEPALIVE_COOKIE=cookie)
+    _, err = await asyncio.wait_for(process.communicate(), LONG)
+    assert process.returncode == 127
+    assert err.startswith(b"keepalive: cannot run no-such-command: ")

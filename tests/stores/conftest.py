@@ -8,7 +8,7 @@ import pytest
 from keepalive.clock import ManualClock
 from keepalive.stores import SessionStore, open_store, redis_link
 
-from ..redis import cluster
+from ..redis import Cluster, cluster
 
 MakeStore = Callable[[Path, ManualClock, str], SessionStore]
 
@@ -29,10 +29,15 @@ def server_of(name: str, request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Cluster of this test run alone."""
+def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A Cluster of this test run alone; none of its nodes may be harmed."""
     with cluster(tmp_path_factory.mktemp("cluster")) as servers:
-        yield servers.url
+        yield servers
+
+
+@pytest.fixture(scope="session")
+def cluster_url(shared_cluster: Cluster) -> str:
+    return shared_cluster.url
 
 
 FUTURE = 4_000_000_000.0

