@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 from base64 import b64encode
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,7 +81,9 @@ class Modules(Files):
         self._files[MANIFEST] = _file(manifest, "application/json")
 
 
+@cache
 def _file(body: bytes, content_type: str) -> _File:
+    """What is served for a file; once for all apps of a process, for tests make many of them."""
     packed = gzip.compress(body, mtime=0)  # without the time, so that a tag stands for the same bytes
     return _File(body, packed, content_type, hashlib.sha384(body).digest())
 

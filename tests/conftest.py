@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import pytest
 import uvloop
 from aiohttp import ClientSession, CookieJar, web
+from hypothesis import settings
 from multidict import CIMultiDictProxy
 from yarl import URL
 
@@ -21,6 +22,10 @@ from .raw import Headers, RawPage, Served, handshake, serving
 from .redis import redis_server
 
 pytest_plugins = ["pytest_keepalive"]  # which an installed package brings by itself
+
+# A busy machine is no failure; the timeout of pytest catches what hangs.
+settings.register_profile("keepalive", deadline=None)
+settings.load_profile("keepalive")
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
