@@ -20,7 +20,7 @@ from ..policy import Policy, Reason, is_evidence
 from ..tasks import stop
 from ..touchers import MOST_PAGES, Ended, Left, Pages, Touch
 from . import Record, check_user, redis_scripts
-from .redis_link import PAUSE, RedisLink, Script
+from .redis_link import OPENING, PAUSE, RedisLink, Script
 from .redis_roll import RedisRoll
 from .watches import Watches
 
@@ -32,8 +32,6 @@ _TOLD = 10_000
 """How many ends are remembered, for one that this process has made comes back to it."""
 _UNSURE = 60.0
 """A Redis that was lost may have taken with it the ends of so many seconds before."""
-_OPENING = 2.0
-"""How long a start waits for the subscription, in seconds."""
 
 _LOOKED_AT = 20
 """Of how many sessions of a user a login finds out whether they are over."""
@@ -99,7 +97,7 @@ class RedisStore:
             await self.peek(bytes(32))  # whether it is there, new enough, and lets us in
             self._subscribed.clear()
             self._listening = asyncio.create_task(self._listen())
-            async with asyncio.timeout(_OPENING):
+            async with asyncio.timeout(OPENING):
                 await self._subscribed.wait()
         except BaseException as error:
             await self.close()

@@ -28,6 +28,8 @@ from ..errors import SettingError, StoreError, StoreUnavailable
 
 DEADLINE = 0.5
 """For how many seconds Redis may leave a question open. None is asked twice."""
+OPENING = 5.0
+"""The same for the first one: only a start waits for its answer, and all connections are made for it."""
 AT_ONCE = 50
 """Most questions under way at once; whoever comes later waits, within the same deadline."""
 FAILURES = 3
@@ -74,6 +76,7 @@ class RedisLink:
         self._make = _clients_for(url)
         self._client: Any = None
         self._guides: list[Redis] = []
+        self._patience = OPENING
         self._failures = 0
         self._again_at = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -81,6 +84,7 @@ class RedisLink:
     async def open(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._free = asyncio.Semaphore(AT_ONCE)  # not a pool's: of some, whoever comes later is refused
+        self._patience = OPENING
         self._failures = 0
         self._client, *self._guides = self._make()
 
@@ -166,7 +170,7 @@ class RedisLink:
                 raise StoreUnavailable("Redis does not answer", _ADVICE)
             self._again_at = self._loop.time() + PAUSE  # this is the one who tries
         try:
-            async with asyncio.timeout(DEADLINE), self._free:
+            async with asyncio.timeout(self._patience), self._free:
                 answer = await question(client)
         except _FAULTS as error:
             if not isinstance(error, ResponseError) or isinstance(error, ReadOnlyError):
@@ -177,6 +181,7 @@ class RedisLink:
                 await client.connection_pool.disconnect(inuse_connections=False)
             raise _explained(error) from error
         self._failures = 0
+        self._patience = DEADLINE
         return answer
 
 

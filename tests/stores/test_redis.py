@@ -361,7 +361,7 @@ async def test_a_user_needs_each_of_the_documented_commands(server: RedisServer,
 async def test_who_may_not_listen_is_told_so_at_the_start(
     server: RedisServer, without: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis, "_OPENING", ANSWER)
+    monkeypatch.setattr(redis, "OPENING", ANSWER)
     url = let_in(server, *[rule for rule in acl() if rule != without])
     await refused(url, "lets nobody listen to the channel keepalive:ends", within=2 * ANSWER)
 
@@ -738,6 +738,18 @@ async def test_an_end_reaches_all_nodes_of_a_cluster(
     for watch in watches:
         heard = [await soon(anext(watch)) for _ in ALL_BUCKETS]
         assert sorted(heard) == [Ended(key, Reason.LOGOUT) for key in ALL_BUCKETS]
+
+
+async def test_a_start_is_more_patient_than_a_page(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch, opened: Open
+) -> None:
+    """To make all connections takes longer than a question over one, and nobody waits with it."""
+    monkeypatch.setattr(redis_link, "DEADLINE", 0.1)
+    server.call("CLIENT", "PAUSE", "200")
+    store = await opened(server.url)
+    server.call("CLIENT", "PAUSE", "200")
+    with pytest.raises(StoreUnavailable):
+        await store.touch([Touch(A, IDLE)])
 
 
 @pytest.mark.parametrize("fault", ["kill", "stop"])
