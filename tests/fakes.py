@@ -38,10 +38,13 @@ async def settle() -> None:
 
 async def advance(clock: ManualClock, heart: Heart, seconds: float, step: float = STEP) -> None:
     """Let `seconds` pass as a server sees them: a tick every `step`."""
+    await settle()
     for _ in range(round(seconds / step)):
         clock.advance(step)
         heart.tick()
-        await settle()
+        if heart.busy:
+            await settle()
+    await settle()
 
 
 async def until(condition: Callable[[], object]) -> None:

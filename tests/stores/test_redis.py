@@ -437,7 +437,8 @@ async def test_what_is_not_redis_is_unavailable(reply: Reply) -> None:
         await refused(url.replace("//", f"//app:{SECRET}@"), "Redis")
 
 
-async def test_many_small_delays_make_a_long_one() -> None:
+async def test_many_small_delays_make_a_long_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_link, "OPENING", redis_link.DEADLINE)
     async with pretender(lambda asked: HELLO, pause=0.3) as url:
         await refused(url, "does not answer")
 
