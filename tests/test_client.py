@@ -685,7 +685,7 @@ def nested(depth: int) -> list[Any]:
         {"a": object()},
         {"a": "\udc80"},
         {"a": "x" * 4000},
-        {"a": nested(1900)},
+        {"a": nested(100_000)},
         ["a", "b"],
         "text",
     ],
