@@ -33,7 +33,7 @@ check: .venv/test.stamp node-test ## Check style and types, and run the tests of
 	.venv/bin/shellcheck .ci/run scripts/*
 	npm --prefix web run --silent check
 
-proof: .venv/test.stamp ## Run the tests that take long: Autobahn's large messages
+proof: .venv/test.stamp ## Run the tests that take long: large messages, many pages, long outages
 	.venv/bin/python -m pytest -n auto -m slow
 
 fuzz: .venv/test.stamp .venv/fuzz.stamp ## Fuzz frames and messages for FUZZ_SECONDS=60; what is new joins the corpus

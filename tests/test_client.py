@@ -444,18 +444,21 @@ async def test_a_final_close_code_without_a_word_is_an_end(world: World, http: C
 
 
 @pytest.fixture
-def in_cookies(clock: VirtualClock) -> World:
+async def in_cookies(
+    clock: VirtualClock, serve: Serve, keepalive_app: KeepaliveApp, http: ClientSession
+) -> World:
     """A server whose sessions live in the cookie: a beat says `renew`, and a POST brings a fresh one."""
-    return World(EncryptedCookieStorage(Fernet(Fernet.generate_key()), max_age=600))
+    world = World(EncryptedCookieStorage(Fernet(Fernet.generate_key()), max_age=600))
+    keepalive_app(world.app)
+    world.port = (await serve(world.app)).port
+    await sign_in(http, world)
+    return world
 
 
 async def test_the_cookie_is_renewed_in_the_jar(
-    in_cookies: World, serve: Serve, keepalive_app: KeepaliveApp, clock: VirtualClock, http: ClientSession
+    in_cookies: World, clock: VirtualClock, http: ClientSession
 ) -> None:
     """So the session lives much longer than any cookie of it."""
-    keepalive_app(in_cookies.app)
-    in_cookies.port = (await serve(in_cookies.app)).port
-    await sign_in(http, in_cookies)
     async with keepalive.connect(in_cookies.url, session=http) as heart:
         clock.drive(heart)
         await clock.advance(minutes=20)
@@ -466,11 +469,8 @@ async def test_the_cookie_is_renewed_in_the_jar(
 
 
 async def test_a_renewed_cookie_takes_the_place_of_the_one_that_was_given(
-    in_cookies: World, serve: Serve, keepalive_app: KeepaliveApp, clock: VirtualClock, http: ClientSession
+    in_cookies: World, clock: VirtualClock, http: ClientSession
 ) -> None:
-    keepalive_app(in_cookies.app)
-    in_cookies.port = (await serve(in_cookies.app)).port
-    await sign_in(http, in_cookies)
     given = {each.key: each.value for each in http.cookie_jar}
     async with keepalive.connect(in_cookies.url, cookies=given) as heart:
         clock.drive(heart)

@@ -88,7 +88,6 @@ ARROWS: dict[str, set[str]] = {
     "testing": {
         "client",
         "web",
-        "heart",
         "live",
         "stores",
         "touchers",
@@ -96,7 +95,6 @@ ARROWS: dict[str, set[str]] = {
         "policy",
         "errors",
         "clock",
-        "wheel",
     },
     "keepalive": {
         "client",
