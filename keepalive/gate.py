@@ -98,7 +98,7 @@ class Gate:
 
     def has_room(self, user: str | None, address: str) -> bool:
         """Whether a page of this user may join; if not, that is counted."""
-        if user is not None and self._heart.users[user] >= self._limits.pages_per_user:
+        if user is not None and len(self._heart.users.get(user, ())) >= self._limits.pages_per_user:
             why = "user"
         elif self._is_full(address):  # by those whose handshakes were under way with this one
             why = "address"

@@ -8,11 +8,12 @@ an idle server sends at once. Nothing here knows sockets, HTTP or a particular s
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from math import inf
 from random import uniform
+from secrets import token_hex
 from sys import intern
 from typing import Any, NamedTuple
 
@@ -26,8 +27,9 @@ from .limits import Limits, Tally
 from .live import LEAST_DEBT, NEVER, Live, Page, Socket, Waiting
 from .messages import CLOSE_CODE, Ask, CloseCode, End, Ping, Push, Wait, Warning, encode
 from .policy import Reason
+from .publisher import Publish, Publisher
 from .tasks import stop
-from .touchers import Ended, Left, Ticket, Touch, Toucher
+from .touchers import Left, News, Pushed, Ticket, Touch, Toucher
 from .wheel import Wheel
 
 log = logging.getLogger(__name__)
@@ -127,6 +129,7 @@ class Heart:
         hooks: what the app wants to hear.
         login: where a page can sign in again, told with an `end`.
         limits: of pages; with one more than a session may have, its oldest has to go.
+        publish: brings pushes to the other servers that share the store; without it there are none.
     """
 
     def __init__(
@@ -137,14 +140,17 @@ class Heart:
         hooks: Hooks | None = None,
         login: str | None = None,
         limits: Limits | None = None,
+        publish: Publish | None = None,
     ) -> None:
+        self.node = token_hex(8)
+        """What the servers that share a store know this one by; a random name for its life."""
         self.counts = Counts()
         self.pages = 0
         """How many are here, with those that are in their handshake."""
         self.addresses = Tally()
         """The same by address."""
-        self.users = Tally()
-        """The same by user, for those that have one."""
+        self.users: dict[str, list[Page]] = {}
+        """Those of each user."""
         self.store_up = True
         """Whether the store has confirmed the newest batch; until the first, that it has been opened."""
         self._toucher = toucher
@@ -165,6 +171,7 @@ class Heart:
         self._retry_at = 0.0
         self._committing: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._publisher = None if publish is None else Publisher(publish)
 
     # The life of a heart.
 
@@ -189,8 +196,8 @@ class Heart:
 
     @property
     def busy(self) -> bool:
-        """Whether a batch is on its way to the store and back."""
-        return self._committing is not None
+        """Whether a batch, or a push, is on its way to the store and back."""
+        return self._committing is not None or (self._publisher is not None and self._publisher.busy)
 
     async def stop(self, within: float = 0.0) -> None:
         """Close all pages as `part` does, and write down what they have earned."""
@@ -200,6 +207,8 @@ class Heart:
         self._retry()
         if self._committing is not None:
             await self._committing
+        if self._publisher is not None:
+            await self._publisher.finish()
         await stop(self._watching)
 
     async def part(self, within: float) -> None:
@@ -266,7 +275,7 @@ class Heart:
         self.pages += 1
         self.addresses.add(page.address)
         if page.live.user is not None:
-            self.users.add(page.live.user)
+            self.users.setdefault(page.live.user, []).append(page)
         return page
 
     def on_open(self, page: Page) -> None:
@@ -326,8 +335,11 @@ class Heart:
     def _uncount(self, page: Page) -> None:
         self.pages -= 1
         self.addresses.remove(page.address)
-        if page.live.user is not None:
-            self.users.remove(page.live.user)
+        user = page.live.user
+        if user is not None:
+            self.users[user].remove(page)
+            if not self.users[user]:
+                del self.users[user]
 
     def _evict(self, live: Live) -> None:
         """Have the oldest page of a session make room; the session lives on, so there is no `login`."""
@@ -357,22 +369,31 @@ class Heart:
 
     # What the app has to say.
 
-    def push(self, key: bytes, data: object) -> int:
-        """Send `data` to the pages of a session that are connected here; returns how many."""
-        live = self._lives.get(key)
-        return self._push([] if live is None else [live], data)
+    def push(self, key: bytes, data: object, *, here: bool = False) -> int:
+        """Send `data` to the pages of a session, unless `here` also to those at other servers.
 
-    def push_user(self, user: str, data: object) -> int:
-        """Send `data` to all pages of a user that are connected here; returns how many."""
-        return self._push((live for live in self._lives.values() if live.user == user), data)
+        Returns:
+            To how many that are here.
+        """
+        return self._push(Pushed(self.node, key, None, _push(data)), here)
 
-    def _push(self, lives: Iterable[Live], data: object) -> int:
-        message = encode(Push(data))
-        if len(message) > MAX_PUSH:
-            raise ValueError(f"a push of {len(message)} bytes is over {MAX_PUSH}: push a link to it instead")
-        pages = [page for live in lives for page in live.pages]
+    def push_user(self, user: str, data: object, *, here: bool = False) -> int:
+        """Send `data` to all pages of a user; as `push`."""
+        return self._push(Pushed(self.node, None, user, _push(data)), here)
+
+    def _push(self, pushed: Pushed, here: bool) -> int:
+        if self._publisher is not None and not here:
+            self._publisher.add(pushed)
+        return self._deliver(pushed)
+
+    def _deliver(self, pushed: Pushed) -> int:
+        if pushed.user is not None:
+            pages: Sequence[Page] = self.users.get(pushed.user, ())
+        else:
+            live = self._lives.get(pushed.key or b"")
+            pages = () if live is None else live.pages
         for page in pages:
-            page.socket.send(message)
+            page.socket.send(pushed.message)
         self.counts.pushes += len(pages)
         return len(pages)
 
@@ -489,18 +510,21 @@ class Heart:
             page.socket.send(encode(End(reason, self._login)))
         page.socket.close(CLOSE_CODE[reason], reason)
 
-    async def _watch(self, ends: AsyncIterator[Ended] | None) -> None:
-        """Hear of ended sessions until the store is closed."""
+    async def _watch(self, watch: AsyncIterator[News] | None) -> None:
+        """Hear of ended sessions, and of what other servers push, until the store is closed."""
         while True:
             try:
-                async for key, reason in ends or self._toucher.watch():
-                    self._has_ended(key, reason)
+                async for news in watch or self._toucher.watch():
+                    if not isinstance(news, Pushed):
+                        self._has_ended(*news)
+                    elif news.origin != self.node:
+                        self._deliver(news)
                 return
             except StoreError as error:
                 log.warning("ended sessions may have been missed; asking for all that are here: %s", error)
             except Exception:
                 log.exception("the watch for ended sessions broke off; watching anew")
-            ends = None
+            watch = None
             await asyncio.sleep(RETRY)
             for live in self._lives.values():
                 self._enqueue(live)  # the touch tells of what ended meanwhile
@@ -635,6 +659,13 @@ class Heart:
         except Exception:
             log.exception("a hook of the app failed")  # the traceback names it
             return None
+
+
+def _push(data: object) -> bytes:
+    message = encode(Push(data))
+    if len(message) > MAX_PUSH:
+        raise ValueError(f"a push of {len(message)} bytes is over {MAX_PUSH}: push a link to it instead")
+    return message
 
 
 class _Reply:

@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from secrets import token_hex
 
 from .errors import StoreError
 from .heart import Heart
@@ -34,7 +33,6 @@ class Reporter:
     """
 
     def __init__(self, roll: Roll, heart: Heart, stats: Callable[[], bytes]) -> None:
-        self.node = token_hex(8)
         self._roll = roll
         self._heart = heart
         self._stats = stats
@@ -72,7 +70,7 @@ class Reporter:
         """Take this node out. Should that fail, its entry expires by itself."""
         try:
             async with asyncio.timeout(PATIENCE):
-                await self._roll.leave(self.node)
+                await self._roll.leave(self._heart.node)
         except Exception as error:  # a shutdown goes on, whatever it is
             log.info("this node could not take its leave, and vanishes by itself: %s", error)
 
@@ -85,7 +83,7 @@ class Reporter:
         """Tell how many pages these sessions have now; whether the store has taken it."""
         for lines in _slices(map(self._line, keys)):
             self._number += 1
-            report = Report(self.node, self._number, lines, self._stats(), anew)
+            report = Report(self._heart.node, self._number, lines, self._stats(), anew)
             if not await self._roll.report(report):
                 return False
             anew = False

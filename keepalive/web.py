@@ -110,7 +110,8 @@ class Keepalive:
         self._clock = clock
         self._origins = frozenset(origins)
         self._login = login
-        self._heart = Heart(door.toucher, clock, hooks=hooks, login=login, limits=limits)
+        publish = getattr(door.toucher, "publish", None)  # a store has it; what the browsers keep has none
+        self._heart = Heart(door.toucher, clock, hooks=hooks, login=login, limits=limits, publish=publish)
         self._limits = limits
         self._gate = Gate(self._heart, limits, door.trust, clock)
         self._connections: Connections[Page] = Connections(
@@ -186,22 +187,32 @@ class Keepalive:
         audit.ended_all(user, reason=reason, count=count)
         return count
 
-    async def push(self, session: web.Request | bytes, data: object) -> int:
-        """Send `data`, anything that JSON can hold, to the pages of a session connected here.
+    async def push(self, session: web.Request | bytes, data: object, *, here: bool = False) -> int:
+        """Send `data`, anything that JSON can hold, to the pages of a session, over all nodes that share
+        the store.
+
+        It is sent once, to those that are connected just now: what a page must not miss it has to ask for
+        when it opens. Pages elsewhere may miss it, too, while the store cannot be reached; the log has that.
+
+        Args:
+            session: whose pages.
+            data: what to send.
+            here: whether only to the pages at this node, for data that each node comes by itself.
 
         Returns:
-            To how many.
+            To how many pages at this node.
 
         Raises:
             ValueError: it is over 32 KiB.
             TypeError: JSON cannot hold it.
         """
         key = await self._key(session)
-        return self._heart.push(key or b"", data)  # nobody has that key; the data is checked all the same
+        # Nobody has an empty key; the data is checked all the same.
+        return self._heart.push(key or b"", data, here=here or key is None)
 
-    def push_user(self, user: str, data: object) -> int:
-        """Send `data` to all pages of a user connected here; returns to how many. As `push`."""
-        return self._heart.push_user(user, data)
+    def push_user(self, user: str, data: object, *, here: bool = False) -> int:
+        """Send `data` to all pages of a user; as `push`."""
+        return self._heart.push_user(user, data, here=here)
 
     async def state(self, request: web.Request) -> State | Reason:
         """What remains of the session that a request presents; touches nothing.

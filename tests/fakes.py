@@ -15,7 +15,7 @@ from keepalive.messages import Beat, End, Message, Ping, Wait
 from keepalive.policy import Policy, Reason
 from keepalive.stores import Record
 from keepalive.stores.memory import MemoryStore
-from keepalive.touchers import Ended, Left, Ticket, Touch, key_of
+from keepalive.touchers import Left, News, Ticket, Touch, key_of
 
 M = TypeVar("M")
 
@@ -120,7 +120,7 @@ class FaultyToucher:
     async def end(self, key: bytes, reason: Reason) -> bool:
         return await self._store.end(key, reason)
 
-    def watch(self) -> AsyncIterator[Ended]:
+    def watch(self) -> AsyncIterator[News]:
         return self._store.watch()
 
 

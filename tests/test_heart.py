@@ -19,7 +19,7 @@ from keepalive.limits import Limits
 from keepalive.live import LEAST_DEBT, Live, Page
 from keepalive.messages import Ask, Beat, End, Hello, Ping, Push, Wait, Warning
 from keepalive.policy import Mode, Policy, Reason
-from keepalive.touchers import Ended, Left, Pages, Touch, key_of
+from keepalive.touchers import Ended, Left, News, Pages, Touch, key_of
 
 from .fakes import STEP, FakePage, World, settle, typed, until
 
@@ -1332,9 +1332,9 @@ async def test_a_watch_that_breaks_off_is_begun_anew_and_nothing_is_missed(
     assert world.heart._watching is not None
     world.heart._watching.cancel()
     world.heart._watching = asyncio.create_task(world.heart._watch(broken()))
-    tries: list[Callable[[], AsyncIterator[Ended]]] = [world.store._watches.add, broken]  # from the end
+    tries: list[Callable[[], AsyncIterator[News]]] = [world.store._watches.add, broken]  # from the end
 
-    def again() -> AsyncIterator[Ended]:
+    def again() -> AsyncIterator[News]:
         return tries.pop()()
 
     monkeypatch.setattr(world.store, "watch", again)

@@ -40,8 +40,10 @@ ARROWS: dict[str, set[str]] = {
     "stores": {"touchers", "tasks", "presence", "policy", "errors", "clock"},
     "connection": {"frames", "messages", "errors", "clock", "wheel"},
     "live": {"touchers", "messages", "policy"},
+    "publisher": {"touchers", "errors"},
     "heart": {
         "audit",
+        "publisher",
         "histogram",
         "limits",
         "live",

@@ -325,7 +325,7 @@ async def test_a_page_in_its_handshake_is_not_the_one_that_goes() -> None:
     for page in pages:
         page.leave()
     await settle()
-    assert (heart.pages, dict(heart.users), dict(heart.addresses)) == (0, {}, {})
+    assert (heart.pages, heart.users, dict(heart.addresses)) == (0, {}, {})
     await world.stop()
 
 
@@ -348,7 +348,7 @@ async def test_a_user_with_too_many_pages_is_told_to_come_back_later(serve: Serv
     await opened(bob, 1)
     assert (heart.counts.handshakes["user"], heart.counts.handshakes["accepted"]) == (1, 4)
     pages[0].cut()
-    await until(lambda: heart.heart.users["ann"] == 2)
+    await until(lambda: len(heart.heart.users["ann"]) == 2)
     await opened(ann_too, 1)
     assert (await ann.get("/keepalive/heartbeat")).status == 200
 
@@ -408,7 +408,7 @@ async def test_the_pages_of_a_session_that_ends_count_no_more() -> None:
     world = await World().start()
     await world.login("a", user="ann")
     pages = [await world.page("a") for _ in range(3)]
-    assert world.heart.users == {"ann": 3}
+    assert len(world.heart.users["ann"]) == 3
     await world.end("a")
     for page in pages:
         page.leave()

@@ -89,7 +89,7 @@ async def test_the_first_report_is_the_whole_roll(node: Node) -> None:
     (report,) = await node.report()
     assert report.anew
     assert lines(report) == {online("a", 2, "ann"), online("b", 1)}
-    assert (report.node, report.stats) == (node.reporter.node, b"figures")
+    assert (report.node, report.stats) == (node.world.heart.node, b"figures")
     assert await node.totals() == Presence(3, 2, 1, 1)
 
 

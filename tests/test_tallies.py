@@ -110,7 +110,9 @@ class Crowd:
         counted = [page for page in self.all if page in page.live.pages]
         assert heart.pages == len(counted)
         assert dict(heart.addresses) == Counter(page.address for page in counted)
-        assert dict(heart.users) == Counter(page.live.user for page in counted if page.live.user is not None)
+        users = {user: set(pages) for user, pages in heart.users.items()}
+        assert users == {user: {page for page in counted if page.live.user == user} for user in users}
+        assert sum(map(len, heart.users.values())) == sum(page.live.user is not None for page in counted)
         for live in heart.lives.values():
             assert len([page for page in live.pages if page.n >= 0]) <= ROOM.pages_per_session
 

@@ -135,7 +135,9 @@ class Operators:
         return was_alive
 
     def watch(self) -> AsyncIterator[Ended]:
-        return self._app.toucher.watch()
+        """Ends alone: an operator is nobody to whom the app pushes, though the name be the same."""
+        watch = self._app.toucher.watch()
+        return (news async for news in watch if isinstance(news, Ended))
 
     def _key_in(self, request: web.Request) -> bytes | None:
         """The key of the cookie that a request presents, if we have sealed it and it is not too old."""

@@ -1,5 +1,6 @@
 """`SessionStore`: where sessions live, and `open_store(url)`, which finds the one for a URL."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
@@ -8,7 +9,7 @@ from ..clock import Clock, SystemClock
 from ..errors import SettingError, StoreError
 from ..policy import Policy, Reason
 from ..presence import Roll
-from ..touchers import Left, Toucher
+from ..touchers import Left, Pushed, Toucher
 
 
 class Record(NamedTuple):
@@ -79,6 +80,13 @@ class SessionStore(Toucher, Protocol):
 
     async def end_user(self, user: str, reason: Reason, *, keep: bytes | None = None) -> int:
         """End every session of a user, but for the one with key `keep`; returns how many."""
+
+    async def publish(self, batch: Sequence[Pushed]) -> None:
+        """Have the watches of all other servers on the roll hear of one server's pushes, in this order.
+
+        Nobody keeps them: a server that cannot be reached just now misses them. Whether the one that has
+        published them hears of them, too, is left open.
+        """
 
     async def sweep(self) -> int:
         """Forget what no one can ask for any more; returns how many records went.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ..clock import Clock
 from ..errors import StoreError, StoreUnavailable
 from ..policy import Policy, Reason
-from ..touchers import Ended, Left, Touch
+from ..touchers import Ended, Left, News, Pushed, Touch
 from . import Record, check_user
 from .lifetime import Lifetime
 from .memory_roll import MemoryRoll
@@ -106,7 +106,11 @@ class MemoryStore:
             del self._sessions[key]
         return len(gone)
 
-    def watch(self) -> AsyncIterator[Ended]:
+    async def publish(self, batch: Sequence[Pushed]) -> None:
+        self._now()
+        self._watches.tell(batch)
+
+    def watch(self) -> AsyncIterator[News]:
         self._now()
         return self._watches.add()
 

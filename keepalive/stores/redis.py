@@ -1,8 +1,8 @@
 """`RedisStore`: sessions in Redis, shared by all nodes that reach it.
 
 Redis decides: by its clock, in scripts that run alone, and that only update what is there. An end is
-published by the step that makes it. A node that was cut off from that breaks off its watches, so that
-whoever watches asks anew for all it holds.
+published by the step that makes it, in a Cluster by the machine that has the session. A node that was
+cut off from that breaks off its watches, so that whoever watches asks anew for all it holds.
 """
 
 import asyncio
@@ -14,15 +14,17 @@ from math import inf
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+from msgspec import MsgspecError
+
 from ..clock import Clock
 from ..errors import StoreError, StoreUnavailable
 from ..policy import Policy, Reason, is_evidence
 from ..tasks import stop
-from ..touchers import MOST_PAGES, Ended, Left, Pages, Touch
+from ..touchers import MOST_PAGES, Ended, Left, News, Pages, Pushed, Touch
 from . import Record, check_user, redis_scripts
 from .redis_link import OPENING, PAUSE, RedisLink, Script
 from .redis_roll import RedisRoll
-from .watches import Watches
+from .watches import Watches, pack, unpack
 
 log = logging.getLogger(__name__)
 
@@ -54,13 +56,14 @@ _CREATE, _ROTATE, _LOAD, _SAVE, _TOUCH, _END, _LIST, _UNLIST = map(
 class RedisStore:
     """A `SessionStore` in Redis 7 or newer, alone, with Sentinels, or as a Cluster.
 
-    An end reaches all nodes by publish and subscribe. What is acknowledged is as safe as Redis is set
+    Ends and pushes reach all nodes by publish and subscribe (https://redis.io/docs/latest/develop/pubsub/,
+    sharded). What is acknowledged is as safe as Redis is set
     up to make it (`appendfsync`, replicas); but ends that it lost, in a fail-over to a replica that lagged
     or in a power cut, are made again by every store that had heard of them. In a Cluster, `rotate` ends
     the old session before it begins the new one: a fault in between signs the user out, and nothing worse.
 
     Args:
-        url: see `RedisLink`; `?prefix=app:` is what all keys and the channel begin with instead of
+        url: see `RedisLink`; `?prefix=app:` is what all keys and channels begin with instead of
             `keepalive:`.
         clock: for tests; by default the clock of Redis decides.
 
@@ -76,7 +79,9 @@ class RedisStore:
         query = dict(parse_qsl(parts.query))
         self._prefix = query.pop("prefix", "keepalive:")
         self._link = RedisLink(urlunsplit(parts._replace(query=urlencode(query))))
-        self._channel = f"{self._prefix}ends"
+        # Sharded: in a Cluster, a machine tells only its replicas, and whoever has subscribed with it.
+        self._ends = [f"{self._prefix}{{{bucket}}}:ends" for bucket in range(BUCKETS)]
+        self._pushes = [f"{self._prefix}{{{bucket}}}:pushes" for bucket in range(BUCKETS)]
         self._clock = clock
         self._watches = Watches()
         self.roll = RedisRoll(self._run, self._prefix, self._keys)
@@ -103,7 +108,8 @@ class RedisStore:
             await self.close()
             if isinstance(error, TimeoutError):
                 raise StoreUnavailable(
-                    f"Redis lets nobody listen to the channel {self._channel}", "give the user that channel"
+                    f"Redis lets this user not listen to the channels {self._prefix}*",
+                    "give the user these channels",
                 ) from None
             raise
 
@@ -170,7 +176,7 @@ class RedisStore:
             await self.end(old, Reason.ROTATED)
             return _begun(await self._run(_CREATE, self._keys(new), *begin))
         ended, *began = await self._run(
-            _ROTATE, [*self._keys(new), *self._keys(old)], *begin, old, self._channel
+            _ROTATE, [*self._keys(new), *self._keys(old)], *begin, old, self._ends[_bucket(old)]
         )
         if ended:
             self._tell(Ended(old, Reason.ROTATED))
@@ -182,12 +188,18 @@ class RedisStore:
         ended = [await self._end(key, reason, user) for key in keys if key != keep]
         return sum(ended)
 
+    async def publish(self, batch: Sequence[Pushed]) -> None:
+        """See `SessionStore`. Any bucket would do: a server's own keeps its pushes in their order."""
+        if batch:
+            bucket = sum(batch[0].origin.encode()) % BUCKETS
+            await self._link.publish(self._pushes[bucket], pack(batch))
+
     async def sweep(self) -> int:
         """Redis forgets by itself: every key has its time to live."""
         self._link.required()
         return 0
 
-    def watch(self) -> AsyncIterator[Ended]:
+    def watch(self) -> AsyncIterator[News]:
         """See `Toucher`; breaks off with `StoreUnavailable` when it may have missed an end."""
         self._link.required()
         return self._watches.add()
@@ -213,7 +225,8 @@ class RedisStore:
         return "" if self._clock is None else _micros(self._clock.wall())
 
     async def _end(self, key: bytes, reason: Reason, user: str | None) -> bool:
-        ended = await self._run(_END, self._keys(key), key, reason, self._channel, _name(user))
+        channel = self._ends[_bucket(key)]
+        ended = await self._run(_END, self._keys(key), key, reason, channel, _name(user))
         if ended:
             self._tell(Ended(key, reason))
         return bool(ended)
@@ -238,23 +251,31 @@ class RedisStore:
         return await self._link.run(script, keys, self._now(), *args)
 
     async def _listen(self) -> None:
-        """Hear of ends for as long as the store is open."""
+        """Hear of ends and pushes for as long as the store is open."""
         while True:
             try:
-                async for message in self._link.listen(self._channel, self._has_subscribed):
-                    self._tell(Ended(message[:32], _reason(message[32:])))
+                await self._link.listen([*self._ends, *self._pushes], self._has_subscribed, self._hear)
             except StoreUnavailable:
                 pass  # whoever asks is told
             except Exception:
-                log.exception("the subscription to ends broke off; subscribing anew")
+                log.exception("the subscription to ends and pushes broke off; subscribing anew")
             self._lost_at = min(self._lost_at, asyncio.get_running_loop().time())
             await asyncio.sleep(PAUSE)
+
+    def _hear(self, channel: str, message: bytes) -> None:
+        if channel.endswith(":ends"):
+            self._tell(Ended(message[:32], _reason(message[32:])))
+            return
+        try:
+            self._watches.tell(unpack(message))
+        except MsgspecError:
+            log.warning("a message on %s is not of this program, or of another version of it", channel)
 
     async def _has_subscribed(self) -> None:
         if self._subscribed.is_set():  # not for the first time
             await self._end_again()
             self._watches.lose(
-                StoreUnavailable("the subscription to ends was lost for a while", "ask anew for all sessions")
+                StoreUnavailable("the subscription was lost for a while", "ask anew for all sessions")
             )
         self._lost_at = inf
         self._subscribed.set()

@@ -1,9 +1,10 @@
 """`RedisLink`: the way to Redis, with a deadline for every question, and closed while nobody answers."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from hashlib import sha1
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from redis.asyncio import Redis
@@ -25,6 +26,7 @@ from redis.exceptions import (
 )
 
 from ..errors import SettingError, StoreError, StoreUnavailable
+from ..tasks import stop
 
 DEADLINE = 0.5
 """For how many seconds Redis may leave a question open. None is asked twice."""
@@ -73,7 +75,7 @@ class RedisLink:
 
     def __init__(self, url: str) -> None:
         self.clustered = urlsplit(url).scheme.endswith("+cluster")
-        self._make = _clients_for(url)
+        self._make, self._member = _clients_for(url)
         self._client: Any = None
         self._guides: list[Redis] = []
         self._patience = OPENING
@@ -119,22 +121,32 @@ class RedisLink:
         names: list[bytes] = await self._ask(read)
         return names
 
-    async def listen(self, channel: str, subscribed: Callable[[], Awaitable[None]]) -> AsyncIterator[bytes]:
-        """What is published on a channel, from when `subscribed` is called.
+    async def publish(self, channel: str, message: bytes) -> None:
+        """Publish on a sharded channel."""
+
+        async def publish(client: Any) -> Any:
+            return await client.spublish(channel, message)
+
+        await self._ask(publish)
+
+    async def listen(
+        self,
+        channels: Collection[str],
+        subscribed: Callable[[], Awaitable[None]],
+        hear: Callable[[str, bytes], None],
+    ) -> NoReturn:
+        """Hand over what is published on sharded channels, from when `subscribed` is called.
 
         Raises:
             StoreUnavailable: the subscription was lost; nobody knows what was published since.
         """
-        client = self.required()
-        try:
-            where = {}
-            if self.clustered:  # any node hears of all that is published; the next try finds another one
+        missing = set(channels)
+
+        async def listen(client: Any, channels: Sequence[str]) -> None:
+            async with client.pubsub() as pubsub:
                 async with asyncio.timeout(DEADLINE):
-                    await client.initialize()
-                where["node"] = client.get_random_node()
-            async with client.pubsub(**where) as pubsub:
-                async with asyncio.timeout(DEADLINE):
-                    await pubsub.subscribe(channel)
+                    for channel in channels:  # a Cluster refuses to take several slots at a time
+                        await pubsub.ssubscribe(channel)
                 asked = False
                 while True:
                     message = await pubsub.get_message(timeout=DEADLINE if asked else QUIET)
@@ -145,12 +157,27 @@ class RedisLink:
                         await pubsub.ping()
                         continue
                     asked = False
-                    if message["type"] == "subscribe":
-                        await subscribed()
-                    elif message["type"] == "message":
-                        yield message["data"]
+                    match message["type"]:
+                        case "smessage":
+                            hear(message["channel"].decode(), message["data"])
+                        case "ssubscribe":
+                            missing.remove(message["channel"].decode())
+                            if not missing:
+                                await subscribed()
+                        case "sunsubscribe":  # the slot has gone to another machine
+                            raise ConnectionError
+
+        try:
+            async with self._members(channels) as members:
+                listening = [asyncio.create_task(listen(*member)) for member in members]
+                try:
+                    (lost, *_), _ = await asyncio.wait(listening, return_when=asyncio.FIRST_COMPLETED)
+                    lost.result()
+                finally:
+                    await asyncio.gather(*map(stop, listening))
         except _FAULTS as error:
             raise _explained(error) from error
+        raise AssertionError("listening ends with an error alone")
 
     def required(self) -> Any:
         """redis-py's client.
@@ -161,6 +188,28 @@ class RedisLink:
         if self._client is None:
             raise StoreUnavailable("the session store is not open", "await open() first")
         return self._client
+
+    @asynccontextmanager
+    async def _members(
+        self, channels: Collection[str]
+    ) -> AsyncIterator[Collection[tuple[Redis, Sequence[str]]]]:
+        """Who serves which channels just now."""
+        client = self.required()
+        if not self.clustered:
+            yield [(client, list(channels))]
+            return
+        async with asyncio.timeout(DEADLINE):
+            await client.nodes_manager.initialize()  # the slots may have moved since
+        served: dict[tuple[str, int], list[str]] = {}
+        for channel in channels:
+            node = client.get_node_from_key(channel)
+            served.setdefault((node.host, node.port), []).append(channel)
+        async with AsyncExitStack() as stack:
+            members = []
+            for address, theirs in served.items():
+                member = await stack.enter_async_context(self._member(*address))
+                members.append((member, theirs))
+            yield members
 
     async def _ask(self, question: Callable[[Any], Awaitable[Any]]) -> Any:
         client = self.required()
@@ -218,19 +267,24 @@ def _explained(error: BaseException) -> StoreError:
     return StoreUnavailable("Redis does not answer", _ADVICE)
 
 
-def _clients_for(url: str) -> Callable[[], Sequence[Any]]:
-    """How to make the client for a URL, and those of its Sentinels; nothing is connected yet."""
+def _clients_for(url: str) -> tuple[Callable[[], Sequence[Any]], Callable[[str, int], Redis]]:
+    """How to make the client for a URL, and those of its Sentinels, and the one for a single machine of a
+    Cluster; nothing is connected yet."""
     parts = urlsplit(url)
     options: dict[str, Any] = {
         "socket_timeout": _SERVER,
         "socket_connect_timeout": _SERVER,
         "retry": Retry(NoBackoff(), 0),
     }
+
+    def member(host: str, port: int) -> Redis:
+        return Redis(host=host, port=port, **options)
+
     try:
         if parts.scheme in ("redis", "rediss"):
             pool: Any = Redis.from_url(url).connection_pool  # redis-py has no types for it
             pool.make_connection()  # to find out now what is wrong with the URL
-            return lambda: [Redis.from_url(url, **options)]
+            return lambda: [Redis.from_url(url, **options)], member
         user = {"username": unquote(parts.username or ""), "password": unquote(parts.password or "")}
         query = dict(parse_qsl(parts.query))
         if parts.scheme.endswith("+sentinel"):
@@ -248,10 +302,10 @@ def _clients_for(url: str) -> Callable[[], Sequence[Any]]:
                 sentinel = make(hosts, sentinel_kwargs=guide, **options)
                 return sentinel.master_for(service), *sentinel.sentinels
 
-            return guided
+            return guided, member
         options |= _tls(parts, query) | user
         nodes = _hosts(parts, _PORT)
-        return lambda: [RedisCluster(startup_nodes=[ClusterNode(*node) for node in nodes], **options)]
+        return lambda: [RedisCluster(startup_nodes=[ClusterNode(*node) for node in nodes], **options)], member
     except (ValueError, TypeError):  # an option that redis-py does not know is of the latter
         raise SettingError(
             f"this {parts.scheme} URL names no Redis",

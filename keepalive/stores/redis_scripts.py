@@ -85,7 +85,7 @@ local function finish(key, data, name, reason, channel)
   redis.call('HSET', key, 'ended_at', whole(now), 'reason', reason)
   redis.call('HDEL', key, 'user')
   redis.call('DEL', data)
-  redis.call('PUBLISH', channel, name .. reason)
+  redis.call('SPUBLISH', channel, name .. reason)
   return 1
 end
 """

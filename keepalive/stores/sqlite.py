@@ -13,13 +13,13 @@ from msgspec import json
 from ..clock import Clock
 from ..errors import StoreError, StoreUnavailable
 from ..policy import Policy, Reason
-from ..touchers import Ended, Left, Touch
+from ..touchers import Left, News, Pushed, Touch
 from . import Record, check_user
 from .lifetime import KEEP_OVER, Lifetime, changes
 from .sqlite_file import read_reason
 from .sqlite_roll import SqliteRoll
 from .sqlite_thread import Safety, SqliteThread
-from .watches import Watches
+from .watches import Watches, pack
 
 _FIND = """
 SELECT last_seen, last_active, idle_at, absolute_at, ended_at, reason, closes_at, pages
@@ -79,6 +79,14 @@ _FORGET_ENDS = """
 DELETE FROM ends
 WHERE number IN (SELECT number FROM ends ORDER BY number LIMIT :slice) AND ended_at <= :long_ago
 """
+# Other processes look for pushes many times a second; one that has not done so for so many seconds
+# has missed them. A process that is alone writes none down.
+_PUSHES_STAY = 10.0
+_PUBLISH = """
+INSERT INTO pushes (batch, published_at)
+SELECT :batch, :now WHERE EXISTS (SELECT 1 FROM nodes WHERE name IS NOT :node)
+"""
+_FORGET_PUSHES = "DELETE FROM pushes WHERE published_at <= ?"
 
 Result = TypeVar("Result")
 
@@ -87,7 +95,7 @@ class SqliteStore:
     """A `SessionStore` in a file, with a write-ahead log.
 
     `create`, `rotate`, `end` and `end_user` survive a power cut, all else the death of the
-    process. Ends of other processes are seen within a tenth of a second.
+    process. Ends and pushes of other processes are seen within a tenth of a second.
 
     Args:
         path: the database file; made, with its folder, when the store is opened first.
@@ -178,6 +186,15 @@ class SqliteStore:
 
         return await self._run(work, Safety.FULL)
 
+    async def publish(self, batch: Sequence[Pushed]) -> None:
+        def work(db: sqlite3.Connection) -> None:
+            now = self._clock.wall()
+            db.execute(_FORGET_PUSHES, (_micros(now - _PUSHES_STAY),))
+            db.execute(_PUBLISH, {"batch": pack(batch), "now": _micros(now), "node": batch[0].origin})
+
+        if batch:
+            await self._run(work, Safety.NORMAL)
+
     async def sweep(self) -> int:
         forgotten, after = 0, b""
         while True:
@@ -188,7 +205,7 @@ class SqliteStore:
             after = last
             await asyncio.sleep(_PAUSE)
 
-    def watch(self) -> AsyncIterator[Ended]:
+    def watch(self) -> AsyncIterator[News]:
         thread = self._running()
         watch = self._watches.add()
         # The thread may be asleep. Whatever is asked of it after this, it watches before it answers.
@@ -295,6 +312,7 @@ def _sweep(db: sqlite3.Connection, now: float, after: bytes) -> tuple[int, bytes
     }
     db.execute(_EMPTY, values)
     db.execute(_FORGET_ENDS, values)
+    db.execute(_FORGET_PUSHES, (_micros(now - _PUSHES_STAY),))
     return db.execute(_FORGET, values).rowcount, last if count == _SLICE else None
 
 

@@ -13,14 +13,7 @@ from ..errors import StoreCorrupt, StoreError, StoreUnavailable
 from ..policy import Reason
 
 APPLICATION_ID = 0x6B656570  # "keep"
-VERSION = 2
-_ADDED = {
-    1: """
-ALTER TABLE sessions ADD COLUMN closes_at INTEGER;
-ALTER TABLE sessions ADD COLUMN pages TEXT NOT NULL DEFAULT '';
-""",
-}
-"""What each version lacks of the next."""
+VERSION = 3
 # Who is here, by node, and counted. What counts is only ever inserted and deleted.
 _ROLL = (
     """
@@ -89,6 +82,22 @@ CREATE TRIGGER user_goes AFTER DELETE ON online_users BEGIN
     UPDATE presence SET users = users - 1;
 END""",
 )
+# Like `ends`, for what an app says to pages at other processes; of these there is none for long.
+_PUSHES = """
+CREATE TABLE pushes (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    batch BLOB NOT NULL,
+    published_at INTEGER NOT NULL
+) STRICT"""
+_ADDED = {
+    1: (
+        "ALTER TABLE sessions ADD COLUMN closes_at INTEGER",
+        "ALTER TABLE sessions ADD COLUMN pages TEXT NOT NULL DEFAULT ''",
+        *_ROLL,
+    ),
+    2: (_PUSHES,),
+}
+"""What each version lacks of the next."""
 _OLDEST_SQLITE = (3, 37, 0)  # the first with STRICT tables
 
 # What a touch changes lives apart from the data: its rows are small, so a batch dirties few pages.
@@ -119,7 +128,7 @@ CREATE TABLE ends (
     reason TEXT NOT NULL,
     ended_at INTEGER NOT NULL
 ) STRICT;
-{"; ".join(_ROLL)};
+{"; ".join((*_ROLL, _PUSHES))};
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {VERSION};
 """
@@ -262,10 +271,7 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     db.execute("BEGIN IMMEDIATE")
     (version,) = db.execute("PRAGMA user_version").fetchone()
     for older in range(version, VERSION):
-        for statement in _ADDED[older].strip().splitlines():
-            db.execute(statement)
-    if version < 2:
-        for statement in _ROLL:
+        for statement in _ADDED[older]:
             db.execute(statement)
     db.execute(f"PRAGMA user_version = {VERSION}")
     db.execute("COMMIT" if version < VERSION else "ROLLBACK")

@@ -12,16 +12,22 @@ from threading import Thread
 from typing import Any, NamedTuple, TypeVar
 
 from ..errors import StoreError, StoreUnavailable
-from ..touchers import Ended
+from ..touchers import Ended, News
 from .sqlite_file import BUSY_TIMEOUT, as_store_error, open_file, read_reason
-from .watches import Watches
+from .watches import Watches, unpack
 
 log = logging.getLogger(__name__)
 
 _POLL = 0.05
-"""How often, in seconds, a thread looks for what other processes ended while someone watches."""
+"""How often, in seconds, a thread looks for what other processes have to say while someone watches."""
 _LOOKS = round(0.25 / BUSY_TIMEOUT)
 """How often to look for the write lock: after a quarter second a ping must hear that it is in vain."""
+
+_NEWEST = """
+SELECT (SELECT coalesce(max(number), 0) FROM ends), (SELECT coalesce(max(number), 0) FROM pushes)
+"""
+_ENDS = "SELECT number, key, reason FROM ends WHERE number > ? ORDER BY number"
+_PUSHES = "SELECT number, batch FROM pushes WHERE number > ? ORDER BY number"
 
 Result = TypeVar("Result")
 
@@ -59,14 +65,15 @@ class SqliteThread:
 
     Args:
         path: the database file, absolute.
-        watches: who hears of the ends that any process writes to the file.
+        watches: who hears of the ends and the pushes that any process writes to the file.
     """
 
     def __init__(self, path: Path, watches: Watches) -> None:
         self._path = path
         self._watches = watches
-        self._seen: int | None = None  # the number of the last end told; None while nobody watches
-        self._look_at = 0.0  # when to look for ends again, on the loop's clock
+        # The numbers of the last end and of the last batch of pushes told; None while nobody watches.
+        self._seen: tuple[int, int] | None = None
+        self._look_at = 0.0  # when to look for news again, on the loop's clock
         self._troubled = False  # the last group met an error that nobody had foreseen
         self._loop = asyncio.get_running_loop()
         self._opened: asyncio.Future[None] = self._loop.create_future()
@@ -133,7 +140,7 @@ class SqliteThread:
         """Do all that waits as one group; whether there may be more to come."""
         jobs, more = self._take()
         outcomes: list[_Outcome] = []
-        ended: list[Ended] = []
+        news: list[News] = []
         try:
             self._begin_to_watch(db)  # ahead of all that was submitted after the call of watch()
             outcomes += [self._read(db, job) for job in jobs if job.safety is Safety.READ]
@@ -141,7 +148,7 @@ class SqliteThread:
                 outcomes += self._write(db, writes)
             # Only what is FULL ends sessions here; and of others the thread must hear though it never rests.
             if any(job.safety is Safety.FULL for job in jobs) or self._loop.time() >= self._look_at:
-                ended = self._news(db)
+                news = self._news(db)
             self._troubled = False
         except Exception:
             # A bug may cost this group its answers, but not the thread: all who come later would hang.
@@ -152,7 +159,7 @@ class SqliteThread:
                 db.rollback()
             # Whoever has an outcome already keeps it: the first one counts.
             outcomes += [_Outcome(job.future, error=self._unforeseen()) for job in jobs]
-        heard = self._report(outcomes, ended) if outcomes or ended else True
+        heard = self._report(outcomes, news) if outcomes or news else True
         return heard and more
 
     def _take(self) -> tuple[list[_Job], bool]:
@@ -213,32 +220,32 @@ class SqliteThread:
             self._seen = None
         elif self._seen is None:
             with suppress(sqlite3.Error):
-                (self._seen,) = db.execute("SELECT coalesce(max(number), 0) FROM ends").fetchone()
+                self._seen = db.execute(_NEWEST).fetchone()
 
-    def _news(self, db: sqlite3.Connection) -> list[Ended]:
-        """What any process ended since the last look; an error only puts it off to the next."""
+    def _news(self, db: sqlite3.Connection) -> list[News]:
+        """What any process ended or pushed since the last look; an error only puts it off to the next."""
         self._look_at = self._loop.time() + _POLL
         if self._seen is None:
             return []
+        end, batch = self._seen
         try:
-            rows = db.execute(
-                "SELECT number, key, reason FROM ends WHERE number > ? ORDER BY number", (self._seen,)
-            ).fetchall()
+            ends = db.execute(_ENDS, (end,)).fetchall()
+            batches = db.execute(_PUSHES, (batch,)).fetchall()
         except sqlite3.Error:
             return []
-        if rows:
-            self._seen = rows[-1][0]
-        return [Ended(key, read_reason(reason)) for _, key, reason in rows]
+        self._seen = ends[-1][0] if ends else end, batches[-1][0] if batches else batch
+        ended = [Ended(key, read_reason(reason)) for _, key, reason in ends]
+        return [*ended, *(pushed for _, packed in batches for pushed in unpack(packed))]
 
-    def _report(self, outcomes: list[_Outcome], ended: Sequence[Ended] = ()) -> bool:
+    def _report(self, outcomes: list[_Outcome], news: Sequence[News] = ()) -> bool:
         """Hand over to the event loop; false when that is closed and nobody listens any more."""
         try:
-            self._loop.call_soon_threadsafe(self._answer, outcomes, ended)
+            self._loop.call_soon_threadsafe(self._answer, outcomes, news)
         except RuntimeError:
             return False
         return True
 
-    def _answer(self, outcomes: list[_Outcome], ended: Sequence[Ended]) -> None:
+    def _answer(self, outcomes: list[_Outcome], news: Sequence[News]) -> None:
         for future, result, error in outcomes:
             if future.done():
                 continue  # the caller was cancelled
@@ -246,7 +253,7 @@ class SqliteThread:
                 future.set_result(result)
             else:
                 future.set_exception(error)
-        self._watches.tell(ended)
+        self._watches.tell(news)
 
 
 def _begin(db: sqlite3.Connection) -> None:

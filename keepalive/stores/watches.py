@@ -1,36 +1,55 @@
-"""`Watches`: who wants to hear of ended sessions. Lives on one event loop."""
+"""`Watches`: who wants to hear of ended sessions and of pushes. Lives on one event loop."""
 
 from asyncio import Queue
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Self
 from weakref import WeakSet
 
+from msgspec import msgpack
+
 from ..errors import StoreError
-from ..touchers import Ended
+from ..touchers import News, Pushed
+
+_ENCODER = msgpack.Encoder()
+_DECODER = msgpack.Decoder(list[Pushed])
+
+
+def pack(batch: Sequence[Pushed]) -> bytes:
+    """Pushes as bytes, for a way on which only bytes go."""
+    return _ENCODER.encode(batch)
+
+
+def unpack(packed: bytes) -> list[Pushed]:
+    """The pushes in such bytes.
+
+    Raises:
+        msgspec.MsgspecError: somebody else has written them.
+    """
+    return _DECODER.decode(packed)
 
 
 class Watch:
-    """An async iterator over the sessions that ended since it was made."""
+    """An async iterator over what was told since it was made."""
 
     def __init__(self) -> None:
-        self._news: Queue[Ended | StoreError | None] = Queue()
+        self._news: Queue[News | StoreError | None] = Queue()
 
-    def tell(self, ended: Ended | StoreError | None) -> None:
-        """Hand over one end; an error breaks the iteration off, and `None` finishes it, after all that
+    def tell(self, news: News | StoreError | None) -> None:
+        """Hand over one thing; an error breaks the iteration off, and `None` finishes it, after all that
         came before."""
-        self._news.put_nowait(ended)
+        self._news.put_nowait(news)
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Ended:
-        ended = await self._news.get()
-        if isinstance(ended, StoreError):
-            raise ended
-        if ended is None:
+    async def __anext__(self) -> News:
+        news = await self._news.get()
+        if isinstance(news, StoreError):
+            raise news
+        if news is None:
             self._news.put_nowait(None)  # a finished iterator stays finished
             raise StopAsyncIteration
-        return ended
+        return news
 
 
 class Watches:
@@ -48,9 +67,9 @@ class Watches:
         self._watches.add(watch)
         return watch
 
-    def tell(self, ended: Iterable[Ended]) -> None:
-        """Tell every watch of each end."""
-        for one in ended:
+    def tell(self, news: Iterable[News]) -> None:
+        """Tell every watch all of it."""
+        for one in news:
             for watch in self._watches:
                 watch.tell(one)
 

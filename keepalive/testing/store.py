@@ -11,7 +11,7 @@ from ..stores import SessionStore
 Fault = Literal["down", "slow", "read-only"]
 
 _READS = {"load", "peek"}
-_WRITES = {"create", "save", "touch", "end", "rotate", "end_user"}
+_WRITES = {"create", "save", "touch", "end", "rotate", "end_user", "publish"}
 
 
 class FaultyStore:

@@ -79,6 +79,23 @@ class Ended(NamedTuple):
     reason: Reason
 
 
+class Pushed(NamedTuple):
+    """What an app has said to the pages of a session or of a user, on whichever servers they are."""
+
+    origin: str
+    """The server that has told its own pages already."""
+    key: bytes | None
+    """The session,"""
+    user: str | None
+    """or the user."""
+    message: bytes
+    """The `push`, encoded."""
+
+
+News = Ended | Pushed
+"""What the servers that share a store hear of each other."""
+
+
 class Toucher(Protocol):
     """Moves idle deadlines and ends sessions; never creates one, never writes data.
 
@@ -106,8 +123,9 @@ class Toucher(Protocol):
             Whether it was alive.
         """
 
-    def watch(self) -> AsyncIterator[Ended]:
-        """Sessions that are ended from now on, by any process that shares the store.
+    def watch(self) -> AsyncIterator[News]:
+        """Sessions that are ended from now on, by any process that shares the store; of one that carries
+        pushes, these too.
 
         It counts from the call, not from the first iteration: of whatever is asked of the store
         after it, either the answer says that the session is over or the watch will. Each end is

@@ -29,7 +29,7 @@ from keepalive.clock import ManualClock
 from keepalive.errors import StoreError, StoreUnavailable
 from keepalive.policy import Policy, Reason, is_evidence
 from keepalive.stores import Record, SessionStore
-from keepalive.touchers import MOST_PAGES, Ended, Left, Pages, Touch, key_of
+from keepalive.touchers import MOST_PAGES, Ended, Left, News, Pages, Touch, key_of
 
 from .conftest import FUTURE, SERVERS, STORES, server_of
 
@@ -52,9 +52,9 @@ async def at_once(awaitable: Awaitable[T]) -> T:
     return await asyncio.wait_for(awaitable, 10)
 
 
-async def told(watch: AsyncIterator[Ended]) -> list[Ended]:
-    """All that a watch tells until it finishes."""
-    return [ended async for ended in watch]
+async def told(watch: AsyncIterator[News]) -> list[Ended]:
+    """All ends that a watch tells until it finishes."""
+    return [news async for news in watch if isinstance(news, Ended)]
 
 
 # create, load, peek

@@ -25,7 +25,7 @@ from keepalive.stores import Record, sqlite, sqlite_file, sqlite_thread
 from keepalive.stores.sqlite import SqliteStore
 from keepalive.stores.sqlite_file import APPLICATION_ID, VERSION
 from keepalive.stores.sqlite_thread import Safety, SqliteThread
-from keepalive.touchers import Ended, Left, Pages, Touch, key_of
+from keepalive.touchers import Ended, Left, News, Pages, Touch, key_of
 
 IDLE = 1800.0
 POLICY = Policy()
@@ -769,10 +769,10 @@ async def test_an_end_in_another_process_is_told(path: Path, waits: list[float |
 async def test_ends_of_others_are_told_soon_and_only_from_the_call_on(
     store: SqliteStore, path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks: list[list[Ended]] = []
+    looks: list[list[News]] = []
     look = store._running()._news
 
-    def noted(db: sqlite3.Connection) -> list[Ended]:
+    def noted(db: sqlite3.Connection) -> list[News]:
         looks.append(look(db))
         return looks[-1]
 
@@ -910,7 +910,7 @@ async def test_without_a_watch_the_thread_sleeps(waits: list[float | None], stor
 
 
 def test_a_loop_that_was_closed_over_it_ends_the_thread_quietly(path: Path) -> None:
-    async def leave() -> tuple[SqliteStore, AsyncIterator[Ended]]:
+    async def leave() -> tuple[SqliteStore, AsyncIterator[News]]:
         store = SqliteStore(path, ManualClock())
         await store.open()
         await signed_in(store, A)
