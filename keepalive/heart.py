@@ -284,6 +284,8 @@ class Heart:
         if live.over is not None:
             self._tell_end(page, live.over)
             return
+        if page not in live.pages:  # has said goodbye over another socket, while this one was on its way
+            return
         now = self._clock.monotonic()
         page.socket.send(encode(live.hello(now, max(LEAST_SPREAD, self.pages / LET_IN))))
         if live.warned is live.why:  # as the other pages have been

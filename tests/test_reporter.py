@@ -12,7 +12,7 @@ from keepalive.reporter import SLICE, Reporter
 from keepalive.stores.memory_roll import MemoryRoll
 from keepalive.touchers import key_of
 
-from .fakes import World, settle
+from .fakes import FakePage, World, settle
 
 
 class FaultyRoll(MemoryRoll):
@@ -248,9 +248,11 @@ async def test_a_leave_that_fails_is_nobodys_trouble(node: Node, error: Exceptio
 
 
 async def test_two_nodes_have_two_names(node: Node) -> None:
-    other = node.another(node.world.heart)
+    heart = Heart(node.world.toucher, node.world.clock)
     await node.world.page("a")
+    ticket, read_at = await node.world.ticket("a")
+    FakePage(heart, ticket, read_at, node.world.clock.monotonic)
     await node.report()
-    await other.report()
+    await node.another(heart).report()
     assert await node.totals() == Presence(2, 1, 0, 2)
     assert await node.roll.presence_of(key_of("a")) == SessionPresence(2, None)

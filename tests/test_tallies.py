@@ -151,7 +151,7 @@ def empty(heart: Heart, but: Collection[str] = ()) -> bool:
         elif hasattr(value, "__len__"):
             sizes[name] = len(value)
     assert {"_lives", "_queue", "_unanswered", "_ends", "_silent", "addresses", "users"} <= set(sizes)
-    left = {name: size for name, size in sizes.items() if size and name not in but and name != "_hooks"}
+    left = {name: size for name, size in sizes.items() if size and name not in {*but, "_hooks", "node"}}
     assert left == {}
     return heart.pages == 0
 

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from hashlib import sha256
 from math import inf
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from msgspec import MsgspecError
@@ -22,7 +22,7 @@ from ..policy import Policy, Reason, is_evidence
 from ..tasks import stop
 from ..touchers import MOST_PAGES, Ended, Left, News, Pages, Pushed, Touch
 from . import Record, check_user, redis_scripts
-from .redis_link import OPENING, PAUSE, RedisLink, Script
+from .redis_link import OPENING, RedisLink, Script
 from .redis_roll import RedisRoll
 from .watches import Watches, pack, unpack
 
@@ -85,12 +85,12 @@ class RedisStore:
         self._clock = clock
         self._watches = Watches()
         self.roll = RedisRoll(self._run, self._prefix, self._keys)
-        self._listening: asyncio.Task[None] | None = None
+        self._listening: asyncio.Task[NoReturn] | None = None
         self._subscribed = asyncio.Event()
         self._told: OrderedDict[bytes, tuple[Reason, float]] = OrderedDict()
         """The newest ends, and when they were heard of, on the loop's clock."""
         self._lost_at = inf
-        """Since when the subscription is lost, on that clock."""
+        """Since when the subscription, or a part of it, is lost, on that clock."""
         self._redis_at = inf
         """What Redis said the time was, in microseconds,"""
         self._heard_at = 0.0
@@ -101,7 +101,11 @@ class RedisStore:
         try:
             await self.peek(bytes(32))  # whether it is there, new enough, and lets us in
             self._subscribed.clear()
-            self._listening = asyncio.create_task(self._listen())
+            self._listening = asyncio.create_task(
+                self._link.listen(
+                    [*self._ends, *self._pushes], self._hear, self._has_subscribed, self._has_lost
+                )
+            )
             async with asyncio.timeout(OPENING):
                 await self._subscribed.wait()
         except BaseException as error:
@@ -250,18 +254,6 @@ class RedisStore:
     async def _run(self, script: Script, keys: Sequence[str], *args: bytes | str) -> Any:
         return await self._link.run(script, keys, self._now(), *args)
 
-    async def _listen(self) -> None:
-        """Hear of ends and pushes for as long as the store is open."""
-        while True:
-            try:
-                await self._link.listen([*self._ends, *self._pushes], self._has_subscribed, self._hear)
-            except StoreUnavailable:
-                pass  # whoever asks is told
-            except Exception:
-                log.exception("the subscription to ends and pushes broke off; subscribing anew")
-            self._lost_at = min(self._lost_at, asyncio.get_running_loop().time())
-            await asyncio.sleep(PAUSE)
-
     def _hear(self, channel: str, message: bytes) -> None:
         if channel.endswith(":ends"):
             self._tell(Ended(message[:32], _reason(message[32:])))
@@ -279,6 +271,9 @@ class RedisStore:
             )
         self._lost_at = inf
         self._subscribed.set()
+
+    def _has_lost(self) -> None:
+        self._lost_at = min(self._lost_at, asyncio.get_running_loop().time())
 
     async def _end_again(self) -> None:
         """Make the ends again that Redis may have lost with the subscription."""

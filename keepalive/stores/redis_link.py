@@ -1,8 +1,9 @@
 """`RedisLink`: the way to Redis, with a deadline for every question, and closed while nobody answers."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from hashlib import sha1
 from typing import Any, NamedTuple, NoReturn
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
@@ -23,10 +24,13 @@ from redis.exceptions import (
     RedisClusterException,
     RedisError,
     ResponseError,
+    SlotNotCoveredError,
 )
 
 from ..errors import SettingError, StoreError, StoreUnavailable
 from ..tasks import stop
+
+log = logging.getLogger(__name__)
 
 DEADLINE = 0.5
 """For how many seconds Redis may leave a question open. None is asked twice."""
@@ -132,52 +136,50 @@ class RedisLink:
     async def listen(
         self,
         channels: Collection[str],
-        subscribed: Callable[[], Awaitable[None]],
         hear: Callable[[str, bytes], None],
+        subscribed: Callable[[], Awaitable[None]],
+        lost: Callable[[], None],
     ) -> NoReturn:
-        """Hand over what is published on sharded channels, from when `subscribed` is called.
+        """Hear what is published on sharded channels. What cannot be reached is tried again and again.
 
-        Raises:
-            StoreUnavailable: the subscription was lost; nobody knows what was published since.
+        Args:
+            channels: which.
+            hear: takes a channel and a message.
+            subscribed: called whenever there is a subscription to all of them, and not before.
+            lost: called when that to some of them is lost; what is published there from now on is missed.
         """
         missing = set(channels)
+        hearing: dict[asyncio.Task[None], Collection[str]] = {}
 
-        async def listen(client: Any, channels: Sequence[str]) -> None:
-            async with client.pubsub() as pubsub:
-                async with asyncio.timeout(DEADLINE):
-                    for channel in channels:  # a Cluster refuses to take several slots at a time
-                        await pubsub.ssubscribe(channel)
-                asked = False
-                while True:
-                    message = await pubsub.get_message(timeout=DEADLINE if asked else QUIET)
-                    if message is None:
-                        if asked:
-                            raise TimeoutError
-                        asked = True
-                        await pubsub.ping()
+        async def listen(dial: AbstractAsyncContextManager[Redis], channels: Collection[str]) -> None:
+            try:
+                async for channel, message in _subscribed(dial, channels):
+                    if message is not None:
+                        hear(channel, message)
                         continue
-                    asked = False
-                    match message["type"]:
-                        case "smessage":
-                            hear(message["channel"].decode(), message["data"])
-                        case "ssubscribe":
-                            missing.remove(message["channel"].decode())
-                            if not missing:
-                                await subscribed()
-                        case "sunsubscribe":  # the slot has gone to another machine
-                            raise ConnectionError
+                    missing.discard(channel)
+                    if not missing:
+                        await subscribed()
+            except (*_FAULTS, StoreUnavailable):
+                pass  # whoever asks is told
+            except Exception:
+                log.exception("a subscription broke off; subscribing anew")
+            finally:
+                missing.update(channels)
+                lost()
 
         try:
-            async with self._members(channels) as members:
-                listening = [asyncio.create_task(listen(*member)) for member in members]
-                try:
-                    (lost, *_), _ = await asyncio.wait(listening, return_when=asyncio.FIRST_COMPLETED)
-                    lost.result()
-                finally:
-                    await asyncio.gather(*map(stop, listening))
-        except _FAULTS as error:
-            raise _explained(error) from error
-        raise AssertionError("listening ends with an error alone")
+            while True:
+                for task in list(hearing):
+                    if task.done():
+                        del hearing[task]
+                free = set(channels).difference(*hearing.values())
+                with suppress(*_FAULTS):
+                    for dial, theirs in await self._servers(free):
+                        hearing[asyncio.create_task(listen(dial, theirs))] = theirs
+                await asyncio.sleep(PAUSE)
+        finally:
+            await asyncio.gather(*map(stop, hearing))
 
     def required(self) -> Any:
         """redis-py's client.
@@ -189,27 +191,23 @@ class RedisLink:
             raise StoreUnavailable("the session store is not open", "await open() first")
         return self._client
 
-    @asynccontextmanager
-    async def _members(
+    async def _servers(
         self, channels: Collection[str]
-    ) -> AsyncIterator[Collection[tuple[Redis, Sequence[str]]]]:
-        """Who serves which channels just now."""
+    ) -> Collection[tuple[AbstractAsyncContextManager[Redis], Collection[str]]]:
+        """How to reach those that serve channels just now, and which of these each one serves."""
         client = self.required()
+        if not channels:
+            return []
         if not self.clustered:
-            yield [(client, list(channels))]
-            return
+            return [(nullcontext(client), channels)]
         async with asyncio.timeout(DEADLINE):
             await client.nodes_manager.initialize()  # the slots may have moved since
         served: dict[tuple[str, int], list[str]] = {}
         for channel in channels:
-            node = client.get_node_from_key(channel)
-            served.setdefault((node.host, node.port), []).append(channel)
-        async with AsyncExitStack() as stack:
-            members = []
-            for address, theirs in served.items():
-                member = await stack.enter_async_context(self._member(*address))
-                members.append((member, theirs))
-            yield members
+            with suppress(SlotNotCoveredError):
+                node = client.get_node_from_key(channel)
+                served.setdefault((node.host, node.port), []).append(channel)
+        return [(self._member(*address), theirs) for address, theirs in served.items()]
 
     async def _ask(self, question: Callable[[Any], Awaitable[Any]]) -> Any:
         client = self.required()
@@ -232,6 +230,34 @@ class RedisLink:
         self._failures = 0
         self._patience = DEADLINE
         return answer
+
+
+async def _subscribed(
+    dial: AbstractAsyncContextManager[Any], channels: Collection[str]
+) -> AsyncIterator[tuple[str, bytes | None]]:
+    """What is published on channels that one server serves, for as long as it does; first, each without a
+    message."""
+    async with dial as client, client.pubsub() as pubsub:
+        async with asyncio.timeout(DEADLINE):
+            for channel in channels:  # a Cluster refuses to take several slots at a time
+                await pubsub.ssubscribe(channel)
+        asked = False
+        while True:
+            message = await pubsub.get_message(timeout=DEADLINE if asked else QUIET)
+            if message is None:
+                if asked:
+                    raise TimeoutError
+                asked = True
+                await pubsub.ping()
+                continue
+            asked = False
+            match message["type"]:
+                case "ssubscribe":
+                    yield message["channel"].decode(), None
+                case "smessage":
+                    yield message["channel"].decode(), message["data"]
+                case "sunsubscribe":  # the slot has gone to another machine
+                    return
 
 
 _ADVICE = "see whether it runs and can be reached from here; what waits for it is told to wait"

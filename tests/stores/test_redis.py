@@ -19,7 +19,7 @@ from keepalive.policy import Policy, Reason
 from keepalive.presence import Online, Presence, Report
 from keepalive.stores import Record, SessionStore, open_store, redis, redis_link
 from keepalive.stores.redis import BUCKETS
-from keepalive.touchers import Ended, Left, Touch, key_of
+from keepalive.touchers import Ended, Left, Pushed, Touch, key_of
 
 from ..raw import CERTIFICATE, certified, until
 from ..redis import Cluster, RedisServer, Sentinels, cluster, redis_server, sentinels
@@ -36,10 +36,10 @@ SLOW = 0.4
 """and this much is allowed to a machine that is busy."""
 
 COMMANDS = (
-    *("evalsha", "eval", "zrange", "subscribe", "ping"),
+    *("evalsha", "eval", "zrange", "ssubscribe", "ping"),
     # and what the scripts call
     *("hmget", "hget", "hset", "hdel", "get", "set", "del", "exists", "pexpireat", "persist"),
-    *("publish", "zadd", "zcard", "time"),
+    *("spublish", "zadd", "zcard", "time"),
     *("hincrby", "hlen", "hrandfield", "zrem"),
 )
 """What a user of Redis needs,"""
@@ -81,7 +81,8 @@ def names(server: RedisServer, pattern: str = "*") -> list[str]:
 
 
 def listeners(server: RedisServer, prefix: str = "keepalive:") -> int:
-    _, count = server.call("PUBSUB", "NUMSUB", f"{prefix}ends")
+    told = server.call("PUBSUB", "SHARDNUMSUB", *(f"{prefix}{{{number}}}:ends" for number in range(BUCKETS)))
+    (count,) = set(told[1::2])
     return int(count)
 
 
@@ -303,7 +304,7 @@ async def recovered(ask: Callable[[], Awaitable[Any]]) -> Any:
 
 def acl(prefix: str = "keepalive:", commands: Any = COMMANDS) -> list[str]:
     """The rules for a user who may do what a store has to do, and nothing else."""
-    return [f"~{prefix}*", f"&{prefix}ends", "-@all", *(f"+{command}" for command in commands)]
+    return [f"~{prefix}*", f"&{prefix}*", "-@all", *(f"+{command}" for command in commands)]
 
 
 def let_in(server: RedisServer, *rules: str) -> str:
@@ -330,6 +331,7 @@ async def use_all(store: SessionStore) -> None:
         assert await store.roll.report(Report("node", number, online, b"", anew=True))
     assert await store.roll.report(Report("node", 3, [Online(a, None, 0)], b""))
     assert await store.roll.presence() == Presence(1, 1, 0, 1)
+    await store.publish([Pushed("node", None, "ann", b"{}")])
     assert (await store.roll.presence_of(b)).pages == 1
     assert list(await store.roll.nodes()) == ["node"]
     await store.roll.leave("node")
@@ -344,7 +346,7 @@ async def test_a_user_needs_no_more_than_the_documented_commands(server: RedisSe
 
 async def test_a_user_needs_each_of_the_documented_commands(server: RedisServer, opened: Open) -> None:
     for missing in COMMANDS:
-        if missing in ("subscribe", "ping"):  # see below, and when nothing has happened for a while
+        if missing in ("ssubscribe", "ping"):  # see below, and when nothing has happened for a while
             continue
         server.call("SCRIPT", "FLUSH")
         server.call("FLUSHALL")
@@ -357,13 +359,13 @@ async def test_a_user_needs_each_of_the_documented_commands(server: RedisServer,
         server.call("ACL", "LOG", "RESET")
 
 
-@pytest.mark.parametrize("without", ["&keepalive:ends", "+subscribe"])
+@pytest.mark.parametrize("without", ["&keepalive:*", "+ssubscribe"])
 async def test_who_may_not_listen_is_told_so_at_the_start(
     server: RedisServer, without: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(redis, "OPENING", ANSWER)
     url = let_in(server, *[rule for rule in acl() if rule != without])
-    await refused(url, "lets nobody listen to the channel keepalive:ends", within=2 * ANSWER)
+    await refused(url, "lets this user not listen", within=2 * ANSWER)
 
 
 async def test_keys_of_others_are_out_of_reach(server: RedisServer) -> None:
@@ -589,7 +591,8 @@ async def test_what_strangers_publish_harms_nobody(server: RedisServer, opened: 
     await sign_in(store, A)
     watch = store.watch()
     for message in (b"", b"\xff", A, A[:31], bytes(1000)):
-        assert server.call("PUBLISH", "keepalive:ends", message) == 1
+        for channel in "ends", "pushes":
+            assert server.call("SPUBLISH", f"keepalive:{{7}}:{channel}", message) == 1
     other = await opened(server.url)
     await sign_in(other, B)
     assert await other.end(B, Reason.LOGOUT)
@@ -722,23 +725,71 @@ def nodes(tmp_path: Path) -> Iterator[Cluster]:
         yield nodes
 
 
-async def test_an_end_reaches_all_nodes_of_a_cluster(
+def told_on_the_bus(node: RedisServer) -> int:
+    """How many messages of publishers a member of a Cluster has sent to the others."""
+    told = dict(line.split(":") for line in node.call("CLUSTER", "INFO").decode().split())
+    return sum(
+        int(told.get(f"cluster_stats_messages_{kind}_sent", 0)) for kind in ("publish", "publishshard")
+    )
+
+
+async def test_news_reach_all_nodes_of_a_cluster_and_no_other_machine(
     shared_cluster: Cluster, opened: Open, patient: None, tmp_path: Path
 ) -> None:
     prefix, primaries = f"{tmp_path.name}:", shared_cluster.primaries
-    url = f"{shared_cluster.url}?prefix={prefix}"
-    stores = [await opened(url)]
-    while min(listeners(node, prefix) for node in primaries) == 0:
-        stores.append(await opened(url))  # each listens to a node by chance
-        assert len(stores) < 50
+    stores = [await opened(f"{shared_cluster.url}?prefix={prefix}") for _ in range(3)]
     watches = [store.watch() for store in stores]
+    before = [told_on_the_bus(node) for node in primaries]
     await sign_in(stores[0], *ALL_BUCKETS)
     assert min(len(names(node, f"{prefix}*")) for node in primaries) > 0  # and so all of them publish
-    for key in ALL_BUCKETS:
+    pushes = [Pushed(chr(97 + number), None, "ann", b"{}") for number in range(BUCKETS)]
+    for key, pushed in zip(ALL_BUCKETS, pushes, strict=True):
         assert await stores[0].end(key, Reason.LOGOUT)
+        await stores[1].publish([pushed])
     for watch in watches:
-        heard = [await soon(anext(watch)) for _ in ALL_BUCKETS]
-        assert sorted(heard) == [Ended(key, Reason.LOGOUT) for key in ALL_BUCKETS]
+        heard = [await soon(anext(watch)) for _ in range(2 * BUCKETS)]
+        assert sorted(news for news in heard if isinstance(news, Ended)) == [
+            Ended(key, Reason.LOGOUT) for key in ALL_BUCKETS
+        ]
+        assert sorted(news for news in heard if isinstance(news, Pushed)) == pushes
+    assert [told_on_the_bus(node) for node in primaries] == before
+
+
+async def test_a_subscription_follows_a_slot_to_another_machine(
+    nodes: Cluster, opened: Open, patient: None
+) -> None:
+    def hears(node: RedisServer) -> int:
+        return int(node.call("PUBSUB", "SHARDNUMSUB", "keepalive:{0}:ends")[1])
+
+    one, other = await opened(nodes.url), await opened(nodes.url)
+    watch = one.watch()
+    target = next(node for node in nodes.primaries if not hears(node))
+    slot = target.call("CLUSTER", "KEYSLOT", "{0}")  # it has no keys, so nothing has to be moved with it
+    for node in (target, *nodes.primaries):
+        node.call("CLUSTER", "SETSLOT", slot, "NODE", target.call("CLUSTER", "MYID"))
+    with pytest.raises(StoreUnavailable, match="ask anew"):
+        await soon(anext(watch))
+    await until(lambda: hears(target) == 2)
+    watch = one.watch()
+    await sign_in(other, ALL_BUCKETS[0])
+    assert await soon(recovered(lambda: other.end(ALL_BUCKETS[0], Reason.LOGOUT)))
+    assert await soon(anext(watch)) == Ended(ALL_BUCKETS[0], Reason.LOGOUT)
+
+
+async def test_what_the_rest_of_a_cluster_ends_is_heard_while_a_part_is_dead(
+    nodes: Cluster, opened: Open
+) -> None:
+    one, other = await opened(nodes.url), await opened(nodes.url)
+    lost, *rest = nodes.primaries
+    watch = one.watch()
+    await sign_in(other, *ALL_BUCKETS)
+    there = [bytes.fromhex(name.split(":")[-1]) for name in names(rest[0], "*}:*0")]
+    lost.kill()
+    heard = []
+    for key in there[:3]:
+        assert await soon(recovered(lambda key=key: other.end(key, Reason.LOGOUT)))  # type: ignore[misc]
+        heard.append(await soon(anext(watch)))
+    assert heard == [Ended(key, Reason.LOGOUT) for key in there[:3]]
 
 
 async def test_a_start_is_more_patient_than_a_page(
