@@ -93,6 +93,9 @@ class Counts:
     asks: int = 0
     warnings: int = 0
     pushes: int = 0
+    """Messages to pages here, whoever has pushed."""
+    lost_pushes: int = 0
+    """Pushes of this server that have not reached the others, as far as is known."""
     batches: int = 0
     touches: int = 0
     failures: int = 0
@@ -171,7 +174,7 @@ class Heart:
         self._retry_at = 0.0
         self._committing: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
-        self._publisher = None if publish is None else Publisher(publish)
+        self._publisher = None if publish is None else Publisher(publish, self._lose)
 
     # The life of a heart.
 
@@ -387,6 +390,9 @@ class Heart:
         if self._publisher is not None and not here:
             self._publisher.add(pushed)
         return self._deliver(pushed)
+
+    def _lose(self, count: int) -> None:
+        self.counts.lost_pushes += count
 
     def _deliver(self, pushed: Pushed) -> int:
         if pushed.user is not None:

@@ -27,12 +27,12 @@ class Publisher:
 
     Args:
         publish: a store's.
+        lose: is told how many pushes have not been published, as far as is known.
     """
 
-    def __init__(self, publish: Publish) -> None:
-        self.lost = 0
-        """How many pushes have not been published, as far as is known."""
+    def __init__(self, publish: Publish, lose: Callable[[int], None]) -> None:
         self._publish = publish
+        self._count_lost = lose
         self._waiting: deque[Pushed] = deque()
         self._size = 0
         self._publishing: asyncio.Task[None] | None = None
@@ -80,7 +80,7 @@ class Publisher:
         return batch
 
     def _lose(self, count: int, why: str, error: Exception | None = None) -> None:
-        self.lost += count
+        self._count_lost(count)
         now = asyncio.get_running_loop().time()
         if now >= self._quiet_until:
             self._quiet_until = now + QUIET

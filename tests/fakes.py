@@ -204,7 +204,7 @@ class World:
         self.store = MemoryStore(self.clock)
         self.toucher = FaultyToucher(self.store, self.clock)
         self.policy = policy or Policy()
-        self.heart = Heart(self.toucher, self.clock, hooks=hooks, login=login)
+        self.heart = Heart(self.toucher, self.clock, hooks=hooks, login=login, publish=self.store.publish)
 
     async def start(self) -> "World":
         await self.store.open()
@@ -218,7 +218,7 @@ class World:
     def beside(self) -> "World":
         """Another server on the same store; to be started and stopped by its heart alone."""
         other = copy(self)
-        other.heart = Heart(self.toucher, self.clock)
+        other.heart = Heart(self.toucher, self.clock, publish=self.store.publish)
         return other
 
     async def login(self, name: str, user: str | None = None) -> None:

@@ -1141,6 +1141,49 @@ async def test_a_push_to_a_user_reaches_all_that_are_theirs(world: World) -> Non
     assert world.heart.push_user("ann", [3]) == 2
 
 
+async def test_pushes_reach_pages_at_other_servers_once(world: World) -> None:
+    other = world.beside()
+    other.heart.start()
+    for name, user in [("a", "ann"), ("b", "ann"), ("c", None)]:
+        await world.login(name, user)
+    here = [await world.page(name) for name in "abc"]
+    there = [await other.page(name) for name in "abc"]
+    assert world.heart.push(key_of("a"), 1) == 1
+    assert other.heart.push_user("ann", 2) == 2
+    assert world.heart.push_user("ann", 3, here=True) == 2
+    assert other.heart.push(key_of("c"), 4, here=True) == 1
+    assert world.heart.busy
+    await settle()
+    assert not world.heart.busy
+    assert [[push.data for push in page.of(Push)] for page in here] == [[1, 3, 2], [3, 2], []]
+    assert [[push.data for push in page.of(Push)] for page in there] == [[2, 1], [2], [4]]
+    assert (world.heart.counts.pushes, other.heart.counts.pushes) == (5, 4)
+    await other.heart.stop()
+
+
+async def test_a_push_reaches_those_who_are_here_though_the_store_is_down(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    page = await world.page("a")
+    await world.store.close()
+    assert world.heart.push(key_of("a"), 1) == 1
+    await settle()
+    assert page.of(Push) == [Push(1)]
+    assert "miss 1 pushes" in caplog.text
+    assert world.heart.counts.lost_pushes == 1
+
+
+async def test_what_was_pushed_last_still_goes_out(world: World) -> None:
+    other = world.beside()
+    other.heart.start()
+    page = await other.page("a")
+    world.heart.push(key_of("a"), "goodbye")
+    await world.heart.stop()
+    await settle()
+    assert page.of(Push) == [Push("goodbye")]
+    await other.heart.stop()
+
+
 async def test_what_json_cannot_hold_is_refused_before_anyone_gets_it(world: World) -> None:
     page = await world.page("a")
     with pytest.raises(TypeError):

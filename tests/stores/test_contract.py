@@ -28,8 +28,9 @@ from hypothesis.stateful import (
 from keepalive.clock import ManualClock
 from keepalive.errors import StoreError, StoreUnavailable
 from keepalive.policy import Policy, Reason, is_evidence
+from keepalive.presence import Report
 from keepalive.stores import Record, SessionStore
-from keepalive.touchers import MOST_PAGES, Ended, Left, News, Pages, Touch, key_of
+from keepalive.touchers import MOST_PAGES, Ended, Left, News, Pages, Pushed, Touch, key_of
 
 from .conftest import FUTURE, SERVERS, STORES, server_of
 
@@ -506,6 +507,30 @@ async def test_an_abandoned_watch_costs_nothing(store: SessionStore) -> None:
     assert not store._watches  # type: ignore[attr-defined]
 
 
+# publish
+
+
+async def test_pushes_reach_the_watches_of_all_servers_on_the_roll(store: SessionStore) -> None:
+    for node in "here", "there":
+        assert await store.roll.report(Report(node, 1, [], b"", anew=True))
+    await signed_in(store, A)
+    watch, other = store.watch(), store.watch()
+    pushes = [
+        Pushed("here", A, None, b'{"type":"push","data":1}'),
+        Pushed("here", None, "Anné\0", bytes(range(256)) * 128),
+        Pushed("here", b"", None, b""),
+    ]
+    await store.publish(pushes)
+    await store.publish([])
+    await store.publish(pushes[:1])
+    await store.end(A, Reason.LOGOUT)
+    await store.publish(pushes[1:])
+    for each in watch, other:
+        heard = [await at_once(anext(each)) for _ in range(7)]
+        assert [news for news in heard if isinstance(news, Pushed)] == [*pushes, *pushes]
+        assert [news for news in heard if isinstance(news, Ended)] == [Ended(A, Reason.LOGOUT)]
+
+
 # open, close, cancel
 
 
@@ -522,6 +547,7 @@ async def test_a_store_that_is_not_open_is_unavailable(unopened: SessionStore) -
             store.end(A, Reason.LOGOUT),
             store.rotate(A, B, data=b"", user=None, policy=POLICY),
             store.end_user("ann", Reason.REVOKED),
+            store.publish([Pushed("here", A, None, b"{}")]),
             store.sweep(),
         ):
             with pytest.raises(StoreUnavailable):

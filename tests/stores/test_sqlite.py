@@ -21,11 +21,12 @@ import pytest
 from keepalive.clock import ManualClock, SystemClock
 from keepalive.errors import StoreCorrupt, StoreError, StoreUnavailable
 from keepalive.policy import Policy, Reason
+from keepalive.presence import Report
 from keepalive.stores import Record, sqlite, sqlite_file, sqlite_thread
 from keepalive.stores.sqlite import SqliteStore
-from keepalive.stores.sqlite_file import APPLICATION_ID, VERSION
+from keepalive.stores.sqlite_file import _ADDED, APPLICATION_ID, VERSION
 from keepalive.stores.sqlite_thread import Safety, SqliteThread
-from keepalive.touchers import Ended, Left, News, Pages, Touch, key_of
+from keepalive.touchers import Ended, Left, News, Pages, Pushed, Touch, key_of
 
 IDLE = 1800.0
 POLICY = Policy()
@@ -115,14 +116,21 @@ PRAGMA user_version = 1;
 """
 
 
-async def test_a_file_of_the_version_before_is_brought_up_to_date(path: Path, clock: ManualClock) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+async def test_a_file_of_a_version_before_is_brought_up_to_date(
+    path: Path, clock: ManualClock, version: int
+) -> None:
     path.parent.mkdir(exist_ok=True)
     at = round(clock.wall() * 1e6)
     with closing(sqlite3.connect(path)) as db:
         db.executescript(VERSION_1)
+        for statement in _ADDED[1] if version == 2 else ():
+            db.execute(statement)
+        db.execute(f"PRAGMA user_version = {version}")
         idle_at, absolute_at = at + round(IDLE * 1e6), at + round(43200e6)
-        row = (A, "ann", at, at, at, idle_at, absolute_at, None, None)
-        db.execute("INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        row = (A, "ann", at, at, at, idle_at, absolute_at)
+        columns = "key, user, created, last_seen, last_active, idle_at, absolute_at"
+        db.execute(f"INSERT INTO sessions ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", row)
         db.execute("INSERT INTO contents VALUES (?, ?)", (A, b"cart"))
         db.commit()
     stores = [SqliteStore(path, clock) for _ in range(2)]
@@ -134,6 +142,12 @@ async def test_a_file_of_the_version_before_is_brought_up_to_date(path: Path, cl
     record = await other.load(A)
     assert isinstance(record, Record)
     assert (record.user, record.left.closing) == ("ann", True)
+    for node in "one", "other":
+        assert await one.roll.report(Report(node, 1, [], b"", anew=True))
+    watch, pushed = other.watch(), Pushed("one", A, None, b"{}")
+    await other.peek(A)  # whatever is asked after watch() finds it watching
+    await one.publish([pushed])
+    assert await asyncio.wait_for(anext(watch), PATIENCE) == pushed
     for store in stores:
         await store.close()
     header = path.read_bytes()[:100]
@@ -795,6 +809,38 @@ async def test_ends_of_others_are_told_soon_and_only_from_the_call_on(
     await other.end(key_of("d"), Reason.LOGOUT)
     assert await asyncio.wait_for(anext(watch), PATIENCE) == Ended(key_of("d"), Reason.LOGOUT)
     await other.close()
+
+
+def batches(path: Path) -> int:
+    """How many batches of pushes the file has."""
+    with closing(sqlite3.connect(path)) as db:
+        (count,) = db.execute("SELECT count(*) FROM pushes").fetchone()
+    return int(count)
+
+
+async def test_pushes_are_written_down_only_for_others_and_not_for_long(
+    store: SqliteStore, path: Path, clock: ManualClock
+) -> None:
+    watch, pushed = store.watch(), Pushed("here", None, "ann", b"{}")
+    assert await store.roll.report(Report("here", 1, [], b"", anew=True))
+    await store.publish([pushed])
+    assert batches(path) == 0  # nobody else is on the roll
+    assert await store.roll.report(Report("there", 1, [], b"", anew=True))
+    await store.publish([pushed])
+    assert await asyncio.wait_for(anext(watch), PATIENCE) == pushed
+    clock.advance(9.0)
+    await store.publish([pushed])
+    assert batches(path) == 2
+    clock.advance(2.0)
+    await store.publish([pushed])
+    assert batches(path) == 2
+    clock.advance(11.0)
+    await store.sweep()
+    assert batches(path) == 0
+    late = store.watch()
+    await store.peek(A)
+    await store.publish([Pushed("here", None, "late", b"{}")])
+    assert await asyncio.wait_for(anext(late), PATIENCE) == Pushed("here", None, "late", b"{}")
 
 
 async def test_watch_survives_a_store_that_cannot_be_read_for_a_while(
