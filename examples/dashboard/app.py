@@ -46,7 +46,7 @@ async def measure(app: web.Application) -> AsyncIterator[None]:
         for second in count():
             load.append(50 + 25 * sin(second / 9) + 15 * sin(second / 2.3))  # a sensor would be read here
             for user in users:
-                ka.push_user(user, {"load": [load[-1]]})
+                ka.push_user(user, {"load": [load[-1]]}, here=True)  # every process measures by itself
             await asyncio.sleep(1)
 
     measuring = asyncio.create_task(forever())
@@ -57,7 +57,7 @@ async def measure(app: web.Application) -> AsyncIterator[None]:
 def greet(opened: Page) -> None:
     """A page that comes, or comes back, gets what it has missed."""
     users.add(opened.live.user)
-    ka.push_user(opened.live.user, {"load": list(load), "anew": True})
+    ka.push_user(opened.live.user, {"load": list(load), "anew": True}, here=True)
 
 
 app = web.Application()
