@@ -3,10 +3,11 @@
 All that they write stays in a folder of the test, and they end with it, by their process ids.
 """
 
+import asyncio
 import signal
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from socket import create_server
@@ -184,6 +185,54 @@ class Cluster:
     @property
     def url(self) -> str:
         return f"redis+cluster://{_places(self.primaries)}"
+
+
+class Relay:
+    """A way to a server that can be slow, or lead to another one: what is connected stays connected."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self.leads_to = server
+        self.delay = 0.0
+        """By how many seconds an answer is late."""
+        self.url = ""
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator["Relay"]:
+        async with AsyncExitStack() as stack:
+            tasks = await stack.enter_async_context(_tasks())
+
+            async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                there, back = await asyncio.open_connection("127.0.0.1", self.leads_to.port)
+                for each in writer, back:
+                    stack.callback(each.transport.abort)
+                tasks.add(asyncio.create_task(self._pass_on(reader, back, late=False)))
+                tasks.add(asyncio.create_task(self._pass_on(there, writer, late=True)))
+
+            server = await asyncio.start_server(serve, "127.0.0.1", 0)
+            await stack.enter_async_context(server)
+            self.url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            yield self
+
+    async def _pass_on(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, late: bool
+    ) -> None:
+        with suppress(ConnectionError):
+            while data := await reader.read(65536):
+                await asyncio.sleep(self.delay if late else 0)
+                writer.write(data)
+        writer.close()
+
+
+@asynccontextmanager
+async def _tasks() -> AsyncIterator[set[asyncio.Task[None]]]:
+    """Tasks that end with the block."""
+    tasks: set[asyncio.Task[None]] = set()
+    try:
+        yield tasks
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @contextmanager

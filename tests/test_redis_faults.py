@@ -23,13 +23,13 @@ from keepalive.messages import Beat, Wait
 from keepalive.policy import Policy, Reason
 from keepalive.seal import ENVIRONMENT
 from keepalive.stores import Record, open_store
-from keepalive.stores.redis_link import FAILURES
+from keepalive.stores.redis_link import FAILURES, MOST_WAITING
 from keepalive.touchers import Left, Ticket, key_of
 
 from .conftest import Browse, Serve
 from .fakes import FakePage
 from .raw import until
-from .redis import RedisServer, redis_server
+from .redis import RedisServer, Relay, redis_server
 
 IDLE = 1800.0
 POLICY = Policy(idle_timeout=IDLE, touch_every=0)
@@ -225,6 +225,61 @@ async def test_a_redis_that_became_a_replica_is_not_asked(start: Start, redis: R
     redis.call("REPLICAOF", "NO", "ONE")
     assert await beats_again(page) < 2 * PAUSE
     assert page.closed is None
+
+
+async def test_connections_that_lead_to_a_replica_now_are_made_anew(
+    start: Start, redis: RedisServer, tmp_path: Path
+) -> None:
+    """As behind a proxy or a name that a fail-over turns to the next primary; the last one lives on."""
+    with redis_server(tmp_path, "--replicaof", f"127.0.0.1 {redis.port}") as replica:
+        async with Relay(redis).open() as relay:
+            node = await start(relay.url)
+            page = await node.page("a")
+            assert isinstance(await answer(page), Beat)
+            await until(lambda: replica.info("master_link_status") == "up" and replica.call("DBSIZE") == 3)
+            replica.call("REPLICAOF", "NO", "ONE")
+            redis.call("REPLICAOF", "127.0.0.1", replica.port)
+            relay.leads_to = replica
+            assert isinstance(await answer(page), Wait)
+            assert await beats_again(page) < 3 * PAUSE
+            assert redis.info("role") == "slave"
+            assert page.closed is None
+
+
+@pytest.mark.parametrize(("delay", "told"), [(0.3, Beat), (2.0, Wait)])
+async def test_a_slow_redis_keeps_no_page_waiting(
+    start: Start, redis: RedisServer, delay: float, told: type[Beat | Wait]
+) -> None:
+    async with Relay(redis).open() as relay:
+        node = await start(relay.url)
+        pages = [await node.page(f"user {number}") for number in range(20)]
+        relay.delay = delay
+        for _ in range(3):
+            assert {type(each) for each in await asyncio.gather(*map(answer, pages))} == {told}
+        relay.delay = 0.0
+        assert max(await asyncio.gather(*map(beats_again, pages))) < 2 * PAUSE + delay
+        assert [page.closed for page in pages] == [None] * len(pages)
+
+
+async def test_what_asks_too_much_of_redis_is_turned_away_at_once(redis: RedisServer) -> None:
+    store = open_store(redis.url)
+    await store.open()
+    redis.stop()
+    asking = [asyncio.ensure_future(store.load(key_of(str(number)))) for number in range(5_000)]
+    _, waiting = await asyncio.wait(asking, timeout=ANSWER / 2)
+    assert len(waiting) <= MOST_WAITING
+    results = await asyncio.gather(*asking, return_exceptions=True)
+    assert {type(error) for error in results} == {StoreUnavailable}
+    assert sum("more is asked" in str(error) for error in results) == 5_000 - MOST_WAITING
+    redis.go_on()
+    await until(lambda: redis.info("loading") == "0")
+    async with asyncio.timeout(5):
+        while True:
+            with suppress(StoreUnavailable):
+                assert await store.load(key_of("a")) is Reason.UNKNOWN
+                break
+            await asyncio.sleep(0.05)
+    await store.close()
 
 
 async def test_after_a_loss_of_all_data_pages_hear_it_at_their_next_ping(

@@ -38,6 +38,8 @@ OPENING = 5.0
 """The same for the first one: only a start waits for its answer, and all connections are made for it."""
 AT_ONCE = 50
 """Most questions under way at once; whoever comes later waits, within the same deadline."""
+MOST_WAITING = 1_000
+"""Of how many at most; whoever comes then hears at once that there is no answer."""
 FAILURES = 3
 """After so many in a row without an answer nobody waits for one any more,"""
 PAUSE = 1.0
@@ -83,6 +85,7 @@ class RedisLink:
         self._client: Any = None
         self._guides: list[Redis] = []
         self._patience = OPENING
+        self._waiting = 0
         self._failures = 0
         self._again_at = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -216,6 +219,9 @@ class RedisLink:
             if self._loop.time() < self._again_at:
                 raise StoreUnavailable("Redis does not answer", _ADVICE)
             self._again_at = self._loop.time() + PAUSE  # this is the one who tries
+        if self._waiting >= MOST_WAITING:
+            raise StoreUnavailable("more is asked of Redis than it answers", _ADVICE)
+        self._waiting += 1
         try:
             async with asyncio.timeout(self._patience), self._free:
                 answer = await question(client)
@@ -227,6 +233,8 @@ class RedisLink:
                 # A replica now. The connections lead there until they are made anew.
                 await client.connection_pool.disconnect(inuse_connections=False)
             raise _explained(error) from error
+        finally:
+            self._waiting -= 1
         self._failures = 0
         self._patience = DEADLINE
         return answer

@@ -22,7 +22,7 @@ from keepalive.stores.redis import BUCKETS
 from keepalive.touchers import Ended, Left, Pushed, Touch, key_of
 
 from ..raw import CERTIFICATE, certified, until
-from ..redis import Cluster, RedisServer, Sentinels, cluster, redis_server, sentinels
+from ..redis import SERVICE, Cluster, RedisServer, Sentinels, cluster, redis_server, sentinels
 from .conftest import FUTURE
 
 IDLE, ABSOLUTE, DAY, SLACK, STEP = 1800.0, 43200.0, 86400.0, 60.0, 600.0
@@ -538,6 +538,18 @@ async def test_tls_to_sentinels_and_to_what_they_name(tmp_path: Path, tls: Path,
         await refused(plain, "does not answer", within=2.0)
 
 
+async def test_tls_to_a_server_alone(tmp_path: Path, tls: Path, opened: Open, patient: None) -> None:
+    with redis_server(tmp_path, tls=tls) as server:
+        url = f"{server.url.replace('redis://', 'rediss://')}?ssl_ca_certs={tls}"
+        one, other = await opened(url), await opened(url)
+        await sign_in(one, A)
+        watch = other.watch()
+        assert await one.end(A, Reason.LOGOUT)
+        assert await soon(anext(watch)) == Ended(A, Reason.LOGOUT)
+        await refused(url.partition("?")[0], "does not answer", within=5.0)  # by an authority nobody knows
+        await refused(server.url.replace("rediss://", "redis://"), "does not answer", within=5.0)
+
+
 async def test_tls_to_a_cluster(tmp_path: Path, tls: Path, opened: Open, patient: None) -> None:
     with cluster(tmp_path, tls=tls) as nodes:
         url = nodes.url.replace("redis+", "rediss+") + f"?ssl_ca_certs={tls}"
@@ -607,6 +619,25 @@ async def test_what_strangers_publish_harms_nobody(server: RedisServer, opened: 
 def guarded(tmp_path: Path) -> Iterator[Sentinels]:
     with sentinels(tmp_path) as guarded:
         yield guarded
+
+
+async def test_a_primary_that_is_replaced_on_purpose_lives_on_as_a_replica(
+    guarded: Sentinels, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_link, "QUIET", 1.0)
+    one, other = await opened(guarded.url), await opened(guarded.url)
+    await sign_in(one, A)
+    await until(lambda: len(names(guarded.replica)) == 3)
+    watch = other.watch()
+    guarded.watchers[0].call("SENTINEL", "FAILOVER", SERVICE)
+    await until(lambda: guarded.primary.info("role") == "slave", within=20)
+    assert isinstance(await asyncio.wait_for(recovered(lambda: one.save(A, data=b"", user="ann")), 10), Left)
+    with pytest.raises(StoreUnavailable, match="ask anew"):
+        await asyncio.wait_for(anext(watch), 10)
+    watch = other.watch()
+    assert await soon(recovered(lambda: one.end(A, Reason.LOGOUT)))
+    assert await soon(anext(watch)) == Ended(A, Reason.LOGOUT)
+    assert guarded.replica.info("role") == "master"
 
 
 @pytest.mark.parametrize("fault", ["kill", "stop"])
