@@ -212,7 +212,7 @@ def _sessions() -> None:
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1), help="Most rows.")
 @_remote
 def _list(remote: Remote, limit: int, **wanted: str | None) -> _Answer:
-    """List the sessions with pages on the node that answers."""
+    """List the sessions with pages on the server, at any of its workers."""
     rows, rest = remote.sessions(limit, **wanted)
     return {"sessions": rows, **rest}, show.sessions(rows, rest)
 

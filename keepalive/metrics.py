@@ -2,20 +2,16 @@
 
 Counting costs a page nothing: the counts are read when somebody asks, and whatever is measured is
 measured once a batch or once a tick. Of several workers each is asked by the one that the scrape
-happens to reach, over a Unix socket, so that every scrape has the numbers of all, under the label
-`worker`. One that died is missing until its successor answers, and begins anew from zero, as a
-restarted server does: `rate()` and `increase()` know that.
+happens to reach, so that every scrape has the numbers of all, under the label `worker`. One that
+died is missing until its successor answers, and begins anew from zero, as a restarted server does:
+`rate()` and `increase()` know that.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
 from itertools import accumulate
-from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
-from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -23,12 +19,10 @@ from prometheus_client.registry import Collector
 from . import __version__, lines
 from .histogram import Histogram
 from .policy import Reason
+from .siblings import Siblings
 from .web import Keepalive
-from .workers import Seat
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
-PATIENCE = 1.0
-"""How long a scrape waits for the other workers, in seconds: one that has stalled is missing in it."""
 
 _HELP = {
     "opens": "Pages that have connected.",
@@ -38,55 +32,41 @@ _HELP = {
     "asks": "Pages asked for an overdue ping.",
     "warnings": "Sessions whose pages were warned of a deadline.",
     "pushes": "Messages pushed to pages.",
+    "lost_pushes": "Pushes that pages at other servers have missed, as the store did not take them.",
     "failures": "Batches of touches that the store has not confirmed.",
 }
 _LOGS = {"": "server", "keepalive.audit": "audit"}
 
 
 class Metrics:
-    """The metrics of a server, or of all the workers beside it.
+    """The metrics of a server: of all the workers behind its port.
 
     Args:
-        keepalive: what is counted.
-        seat: which worker this is, where there are several.
+        keepalive: what is counted here.
+        siblings: the others.
     """
 
-    def __init__(self, keepalive: Keepalive, seat: Seat | None = None) -> None:
-        self._seat = seat
+    def __init__(self, keepalive: Keepalive, siblings: Siblings) -> None:
+        self._siblings = siblings
         self._process = ProcessCollector(registry=None)
         self._snapshot = _Snapshot(keepalive, self._process)
-
-    async def run(self, app: web.Application) -> AsyncIterator[None]:
-        """Answer the other workers (an aiohttp `cleanup_ctx`)."""
-        if self._seat is None:
-            yield
-            return
-        path = self._seat.folder / f"{self._seat.name}.sock"
-        path.unlink(missing_ok=True)  # of the worker in whose place this one came
-        server = await asyncio.start_unix_server(self._answer, path)
-        yield
-        server.close()
-        path.unlink(missing_ok=True)
+        siblings.answer("metrics", self._answer)
 
     async def render(self) -> bytes:
         """All metrics in Prometheus' text format."""
-        workers = {"": self._families()} if self._seat is None else await self._ask_all(self._seat)
+        answers = await self._siblings.ask("metrics")
+        workers = {
+            name: msgspec.json.decode(answer, type=list[_Family])
+            for name, answer in answers.items()
+            if answer is not None
+        }
         workers_up = GaugeMetricFamily("keepalive_workers", "Processes in this scrape.", len(workers))
         registry = CollectorRegistry()
         registry.register(_Given([workers_up, *_merged(workers)]))
         return generate_latest(registry)
 
-    async def _ask_all(self, seat: Seat) -> dict[str, list["_Family"]]:
-        others = [path for path in sorted(seat.folder.glob("*.sock")) if path.stem != seat.name]
-        answers = await asyncio.gather(*map(_ask, others))
-        found = {path.stem: answer for path, answer in zip(others, answers, strict=True) if answer}
-        return dict(sorted({seat.name: self._families(), **found}.items()))
-
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            writer.write(msgspec.json.encode(self._families()))
-            await writer.drain()
-        writer.close()
+    async def _answer(self, told: bytes) -> bytes:
+        return msgspec.json.encode(self._families())
 
     def _families(self) -> list["_Family"]:
         return [
@@ -197,16 +177,3 @@ def _merged(workers: dict[str, list[_Family]]) -> list[Metric]:
             for sample, labels, value in samples:
                 metric.add_sample(sample, labels | mark, value)
     return list(merged.values())
-
-
-async def _ask(path: Path) -> list[_Family] | None:
-    """What another worker has to tell; nothing, if it is not there or does not answer."""
-    try:
-        async with asyncio.timeout(PATIENCE):
-            reader, writer = await asyncio.open_unix_connection(path)
-            try:
-                return msgspec.json.decode(await reader.read(), type=list[_Family])
-            finally:
-                writer.close()
-    except (OSError, TimeoutError, msgspec.DecodeError):
-        return None

@@ -10,6 +10,8 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
+from math import inf
 from typing import Any
 
 from aiohttp import hdrs, web
@@ -17,9 +19,11 @@ from aiohttp import hdrs, web
 from . import admin, audit, logs
 from . import demo as demo_app
 from .headers import harden
+from .lobby import Lobby
 from .seal import Seal
 from .session import KeepaliveStorage
 from .settings import Settings
+from .siblings import Siblings
 from .stores import open_store
 from .web import KEEPALIVE, Keepalive, setup
 from .workers import seat, stop_signals
@@ -46,6 +50,7 @@ FULL_COLLECTION_AFTER = 100
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 _STOPPING = web.AppKey("keepalive_stopping", asyncio.Event)
+_SIBLINGS = web.AppKey("keepalive_siblings", Siblings)
 _NO_STORE = {hdrs.CACHE_CONTROL: "no-store"}
 
 
@@ -78,9 +83,11 @@ def make_app(settings: Settings, *, demo: bool = False) -> web.Application:
     harden(app, keepalive.is_secure)
     app.router.add_get("/healthz", _healthz)
     app.router.add_get("/readyz", _readyz)
-    app.router.add_get("/metrics", _metrics_of(app, keepalive))
+    app[_SIBLINGS] = siblings = Siblings(seat())
+    app.cleanup_ctx.append(siblings.run)
+    app.router.add_get("/metrics", _metrics_of(keepalive, siblings))
     if (token := admin.find_token(os.environ, settings.admin_token_file)) is not None:
-        admin.mount(app, keepalive, token=token)
+        admin.mount(app, keepalive, token=token, siblings=siblings)
     if demo:
         demo_app.mount(app, keepalive)
     return app
@@ -103,16 +110,14 @@ def run(settings: Settings, *, demo: bool = False, listen: socket.socket, ready:
     """
     logs.configure(sys.stderr)
     audit.configure(settings.audit)
-    _raise_file_limit()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(settings, demo, listen, ready))
     return 0
 
 
-async def listen_on(runner: web.AppRunner, listen: socket.socket) -> None:
+async def listen_on(runner: web.AppRunner, listen: socket.socket, lobby: Lobby | None = None) -> None:
     """Have an app serve a socket, so that pages which come in crowds do not hold up the others."""
-    # asyncio takes `backlog` for both: how many may wait, and how many it accepts before all else.
-    await web.SockSite(runner, listen, backlog=ACCEPT_AT_ONCE).start()
+    await _Site(runner, listen, lobby).start()
     listen.listen(BACKLOG)
 
 
@@ -129,7 +134,10 @@ def calm_garbage_collector() -> None:
 
 
 async def _serve(settings: Settings, demo: bool, listen: socket.socket, ready: Callable[[], None]) -> None:
+    files = _raise_file_limit()
     app = make_app(settings, demo=demo)
+    lobby = Lobby(app[KEEPALIVE].door.trust, files, SILENCE)
+    app.middlewares.insert(0, lobby.attend)
     stopping = app[_STOPPING]
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_Scarcity())
@@ -138,12 +146,22 @@ async def _serve(settings: Settings, demo: bool, listen: socket.socket, ready: C
     runner = web.AppRunner(app, access_log=None, keepalive_timeout=SILENCE, shutdown_timeout=SHUTDOWN_TIMEOUT)
     try:
         await runner.setup()
-        await listen_on(runner, listen)
+        await listen_on(runner, listen, lobby)
+        app[_SIBLINGS].leave_port = partial(_leave_port, runner)
         calm_garbage_collector()
         ready()
         await stopping.wait()
     finally:
         await runner.cleanup()
+
+
+async def _leave_port(runner: web.AppRunner) -> None:
+    """Take no more connections, and let go of those that proxies and browsers keep; sockets stay."""
+    for site in runner.sites:
+        await site.stop()
+    assert runner.server is not None
+    runner.server.pre_shutdown()
+    await runner.server.shutdown(SHUTDOWN_TIMEOUT)
 
 
 async def _healthz(request: web.Request) -> web.Response:
@@ -166,7 +184,7 @@ async def _readyz(request: web.Request) -> web.Response:
     return web.Response(status=status, text=text, headers=_NO_STORE)
 
 
-def _metrics_of(app: web.Application, keepalive: Keepalive) -> Handler:
+def _metrics_of(keepalive: Keepalive, siblings: Siblings) -> Handler:
     """What answers `/metrics`."""
     try:
         from .metrics import CONTENT_TYPE, Metrics  # noqa: PLC0415 - an extra
@@ -176,8 +194,7 @@ def _metrics_of(app: web.Application, keepalive: Keepalive) -> Handler:
             raise web.HTTPNotFound(text='For metrics: pip install "session-keepalive[metrics]"\n')
 
         return missing
-    metrics = Metrics(keepalive, seat())
-    app.cleanup_ctx.append(metrics.run)
+    metrics = Metrics(keepalive, siblings)
 
     async def show(request: web.Request) -> web.Response:
         headers = {hdrs.CONTENT_TYPE: CONTENT_TYPE, **_NO_STORE}
@@ -195,6 +212,22 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
+class _Site(web.SockSite):
+    """Where an app listens; its connections go through a lobby, if there is one."""
+
+    def __init__(self, runner: web.AppRunner, listen: socket.socket, lobby: Lobby | None) -> None:
+        super().__init__(runner, listen)
+        self._listen = listen
+        assert runner.server is not None
+        self._receive = runner.server if lobby is None else partial(lobby.receive, runner.server)
+
+    async def start(self) -> None:
+        await web.BaseSite.start(self)
+        loop = asyncio.get_running_loop()
+        # asyncio takes `backlog` for both: how many may wait, and how many it accepts before all else.
+        self._server = await loop.create_server(self._receive, sock=self._listen, backlog=ACCEPT_AT_ONCE)
+
+
 class _Scarcity:
     """An event loop's exception handler that is brief about what it runs out of."""
 
@@ -210,8 +243,14 @@ class _Scarcity:
             log.error("no connection can be accepted: %s; raise the limit of open files", error.strerror)
 
 
-def _raise_file_limit() -> None:
-    """Every page is an open file; the soft limit is meant for programs that are no servers."""
+def _raise_file_limit() -> float:
+    """Every page is an open file; the soft limit is meant for programs that are no servers.
+
+    Returns:
+        How many files this process may open now.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return inf if soft == resource.RLIM_INFINITY else soft

@@ -21,13 +21,15 @@ from keepalive.admin import access
 from keepalive.admin.access import GUESSES, Refused, check_token
 from keepalive.admin.api import MAX_BODY, OPERATIONS
 from keepalive.admin.operators import COOKIE, SHIFT, Operators
-from keepalive.admin.sessions import CHUNK, MOST, Explanation, Search, explain, search, span
+from keepalive.admin.sessions import CHUNK, MOST, Explanation, Search, explain, find, merged, pick, span
 from keepalive.presence import SessionPresence
 from keepalive.server import make_app as make_server
 from keepalive.settings import Settings
+from keepalive.siblings import Siblings
 from keepalive.testing import KeepaliveApp, OpenPage, VirtualClock
 from keepalive.touchers import Left, Ticket, key_of
 from keepalive.trust import Trust
+from keepalive.workers import Seat
 
 from .conftest import Answer, Browse, Browser, Serve
 from .fakes import FakePage, FakeSocket, World
@@ -94,8 +96,10 @@ MakeDesk = Callable[..., Awaitable[Desk]]
 async def open_desk(serve: Serve, browse: Browse) -> MakeDesk:
     async def open_desk(sessions: Any = "memory://", **options: Any) -> Desk:
         who = {name: options.pop(name) for name in ("token", "authorize") if name in options}
+        siblings = Siblings(options.pop("seat", None))
         app = make_app(sessions, **options)
-        admin.mount(app, app[KEEPALIVE], **(who or {"token": TOKEN}))
+        app.cleanup_ctx.append(siblings.run)
+        admin.mount(app, app[KEEPALIVE], **(who or {"token": TOKEN}), siblings=siblings)
         port = (await serve(app)).port
         return Desk(app, port, browse, await browse(port))
 
@@ -256,7 +260,7 @@ async def test_who_asks_too_often_does_not_fill_the_audit_log(
 
 async def test_who_has_not_asked_for_long_is_forgotten(desk: Desk, clock: VirtualClock) -> None:
     door = access.Access(TOKEN, None, clock, Trust())
-    operators = Operators(door, desk.keepalive, "/")
+    operators = Operators(door, desk.keepalive, "/", Siblings())
     request = make_mocked_request("GET", "/", headers=_bearer("wrong"))
     door.limit(request)
     with pytest.raises(Refused):
@@ -359,7 +363,8 @@ async def test_the_list_has_what_is_known(desk: Desk) -> None:
     assert key is not None and row["id"] == key.hex()
     assert (answer["matches"], answer["next"]) == (1, None)
     assert (row["user"], row["pages"], row["visible"]) == ("ann", 2, 1)
-    assert (row["addresses"], row["mode"], row["node"]) == (["127.0.0.1"], "presence", answer["node"])
+    assert (row["addresses"], row["mode"], row["nodes"]) == (["127.0.0.1"], "presence", answer["nodes"])
+    assert answer["missing"] == 0
     assert 0 <= row["last_ping"] < 5
     assert 1 <= row["last_input"] < 6
     assert 0 <= row["age"] < 5
@@ -383,7 +388,7 @@ async def test_sessions_are_found(desk: Desk) -> None:
     async def found(query: str) -> list[str]:
         return sorted(row["user"] for row in (await desk.ask(f"/sessions?{query}")).json["sessions"])
 
-    node = (await desk.ask("/sessions")).json["node"]
+    (node,) = (await desk.ask("/sessions")).json["nodes"]
     assert await found("user=ann") == ["ann"]
     assert await found("search=ann") == ["Anna", "ann"]
     assert await found("search=%20BOB%20") == ["bob"]
@@ -391,7 +396,8 @@ async def test_sessions_are_found(desk: Desk) -> None:
     assert await found("address=127.0.0.1&user=bob") == ["bob"]
     assert await found("address=127.0.0") == []
     assert await found(f"node={node}&search=bob") == ["bob"]
-    assert await found("node=another") == []
+    refused = await desk.ask("/sessions?node=another")
+    assert (refused.status, refused.json["error"]) == (404, "this server has no such node")
     assert await desk.ids(f"?search={everyone[1][:16].upper()}") == [everyone[1]]
 
 
@@ -409,23 +415,23 @@ async def test_the_list_comes_in_pages() -> None:
     for n in range(len(wanted)):
         await world.page(f"s{n}")
     cursor: str | None = ""
-    found: list[str] = []
+    found: list[bytes] = []
     while cursor is not None:
         query = Search(limit=100, cursor=cursor)
-        rows, matches, cursor = await search(world.heart.lives, "here", query, world.clock.monotonic())
+        keys, matches, cursor = await pick([await find(world.heart.lives, "here", query)], query)
         assert matches == len(wanted)
-        assert len(rows) == min(100, len(wanted) - len(found))
-        found += [row.id for row in rows]
+        assert len(keys) == min(100, len(wanted) - len(found))
+        found += keys
         if len(found) == 300:  # one that is gone, and one that comes, upset nobody else
             await world.end("s0")
             wanted.remove(key_of("s0"))
-            found = [each for each in found if each != key_of("s0").hex()]
+            found = [each for each in found if each != key_of("s0")]
             break
     while cursor is not None:
         query = Search(limit=100, cursor=cursor)
-        rows, _, cursor = await search(world.heart.lives, "here", query, world.clock.monotonic())
-        found += [row.id for row in rows]
-    assert found == [key.hex() for key in wanted]
+        keys, _, cursor = await pick([await find(world.heart.lives, "here", query)], query)
+        found += keys
+    assert found == wanted
     await world.stop()
 
 
@@ -451,8 +457,9 @@ async def test_a_long_list_blocks_nobody() -> None:
     for query in Search(limit=500), Search(search="999", limit=500), Search(search="zzz", address="x"):
         await asyncio.sleep(0)
         before = turns
-        rows, matches, _ = await search(world.heart.lives, "here", query, now)
-        assert len(rows) == min(500, matches)
+        found = await find(world.heart.lives, "here", query)
+        keys, matches, _ = await pick([found, found], query)
+        assert len(keys) == min(500, matches)
         assert turns - before >= 15_000 / CHUNK - 1
     gc.enable()
     watching.cancel()
@@ -568,6 +575,27 @@ async def test_the_page_that_was_heard_last_is_named() -> None:
     await world.stop()
 
 
+async def test_what_two_workers_know_of_a_session_is_one_explanation() -> None:
+    """One of them has only heard that the deadline moved, or not even that; the other one knows why."""
+    here, there = await make_world("presence").start(), await make_world("presence").start()
+    silent, pinging = await here.page("ann"), await there.page("ann")
+    silent.page.address, pinging.page.address = "192.0.2.1", "192.0.2.2"
+    await there.keep_pinging(100, pinging, idle=90.0)
+    await here.advance(100)
+    parts = [await explained(here, silent), await explained(there, pinging)]
+    assert [part.alive_by for part in parts] == ["login", "page"]
+    for told in merged(parts), merged(parts[::-1]):
+        assert (told.alive_by, told.ends_in) == ("page", 600.0)
+        assert told.page is not None and told.page.address == "192.0.2.2"
+        assert sorted(page.address for page in told.pages) == ["192.0.2.1", "192.0.2.2"]
+        assert told.session is not None
+        assert (told.session.pages, told.session.last_ping, told.session.idle_in) == (2, 0.0, 600.0)
+        assert told.session.addresses == ["192.0.2.1", "192.0.2.2"]
+        assert "The last ping came 0 s ago from a visible page at 192.0.2.2." in told.sentence
+    await here.stop()
+    await there.stop()
+
+
 async def test_a_session_without_pages_here_is_explained(desk: Desk) -> None:
     browser, (page,) = await desk.user("ann")
     (session,) = await desk.ids()
@@ -586,7 +614,7 @@ async def test_a_session_without_pages_here_is_explained(desk: Desk) -> None:
     assert (told["session"], told["page"], told["pages"], told["pages_everywhere"]) == (None, None, [], 0)
     assert (told["ends_by"], told["alive_by"]) == ("idle", "request")
     assert 1700 < told["ends_in"] <= 1800
-    assert "No page of it is open on this node, and no other node has one." in told["sentence"]
+    assert "No page of it is open on this server, and no other has one." in told["sentence"]
     await browser.post("/logout")
     answer = await desk.ask(f"/sessions/{session}")
     assert (answer.status, answer.json["error"]) == (404, "this session is over: logout")
@@ -675,7 +703,8 @@ async def test_a_node_is_drained(serve: Serve, browse: Browse) -> None:
     page = await ann.page()
     assert (await operator.get("/readyz")).status == 200
     answer = await operator.post(f"{API}/drain", headers=BEARER)
-    assert (answer.status, answer.json["draining"]) == (202, True)
+    (name,) = answer.json["nodes"]
+    assert answer.status == 202
     assert await page.close_code() == 1012
     ready = await operator.get("/readyz")
     assert (ready.status, ready.body) == (503, b"draining\n")
@@ -683,9 +712,32 @@ async def test_a_node_is_drained(serve: Serve, browse: Browse) -> None:
     assert (await ann.get("/whoami")).json["user"] == "ann"
     assert (await operator.get("/healthz")).status == 200
     again = await operator.post(f"{API}/drain", headers=BEARER)
-    assert (again.status, again.json) == (202, {"draining": True, "pages": 0})
-    nodes = (await operator.get(f"{API}/stats", headers=BEARER)).json["nodes"]
-    assert [node["name"] for node in nodes]
+    assert (again.status, again.json) == (202, {"nodes": [name], "pages": 0, "missing": 0})
+    assert (await operator.post(f"{API}/drain?node={name}", headers=BEARER)).json == again.json
+
+
+async def test_a_worker_that_hangs_is_told_of(
+    open_desk: MakeDesk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has is missing; and nobody is told that there is nothing."""
+    monkeypatch.setattr("keepalive.siblings.PATIENCE", 0.1)
+    desk = await open_desk(seat=Seat("0", tmp_path))
+    await desk.user("ann")
+    asked: list[asyncio.StreamWriter] = []
+    hanging = await asyncio.start_unix_server(lambda _, writer: asked.append(writer), tmp_path / "1.sock")
+    listed = (await desk.ask("/sessions")).json
+    (row,) = listed["sessions"]
+    assert (row["user"], listed["missing"]) == ("ann", 1)
+    why = (await desk.ask(f"/sessions/{row['id']}")).json
+    assert why["sentence"].endswith("Nodes of this server that do not answer, and may know more: 1.")
+    for method, path in ("GET", "/sessions"), ("POST", "/drain"):
+        answer = await desk.ask(f"{path}?node=hanging", method)
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "2")
+    drained = (await desk.ask("/drain", "POST")).json
+    assert (drained["nodes"], drained["missing"]) == (listed["nodes"], 1)
+    hanging.close()
+    for writer in asked:
+        writer.close()
 
 
 # What goes on.
@@ -789,6 +841,14 @@ async def test_who_signs_out_cannot_come_back(desk: Desk) -> None:
     answer = await desk.ask("/operator", "DELETE", headers={"Cookie": cookie})
     assert answer.headers["Set-Cookie"].startswith(f'{COOKIE}=""')
     page = await desk._operator.page("/keepalive/admin/ws", Cookie=cookie)
+    assert await ended(page) == ("logout", 4503)
+
+
+async def test_who_signs_out_is_signed_out_of_all_workers(open_desk: MakeDesk, tmp_path: Path) -> None:
+    one, two = [await open_desk(seat=Seat(name, tmp_path)) for name in ("0", "1")]
+    cookie = (await one.ask("/operator", "POST")).headers["Set-Cookie"].partition(";")[0]
+    await two.ask("/operator", "DELETE", headers={"Cookie": cookie})
+    page = await one._operator.page("/keepalive/admin/ws", Cookie=cookie)
     assert await ended(page) == ("logout", 4503)
 
 

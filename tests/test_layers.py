@@ -33,6 +33,7 @@ ARROWS: dict[str, set[str]] = {
     "seal": {"errors"},
     "upgrade": {"errors"},
     "workers": {"errors"},
+    "siblings": {"workers"},
     "assets": set(),
     "presence": set(),
     "touchers": {"policy"},
@@ -56,6 +57,7 @@ ARROWS: dict[str, set[str]] = {
         "wheel",
     },
     "reporter": {"heart", "presence", "errors"},
+    "lobby": {"trust"},
     "gate": {"heart", "limits", "trust", "clock"},
     "session": {"audit", "stores", "seal", "trust", "touchers", "policy", "errors", "clock"},
     "stats": {"heart", "histogram", "lag"},
@@ -91,6 +93,7 @@ ARROWS: dict[str, set[str]] = {
         "client",
         "web",
         "live",
+        "session",
         "stores",
         "touchers",
         "messages",
@@ -123,6 +126,7 @@ ARROWS: dict[str, set[str]] = {
         "stats",
         "presence",
         "limits",
+        "siblings",
         "tasks",
         "trust",
         "seal",
@@ -132,13 +136,14 @@ ARROWS: dict[str, set[str]] = {
         "clock",
     },
     "demo": {"assets", "web", "policy"},
-    "metrics": {"keepalive", "web", "workers", "lines", "histogram", "messages", "policy"},
+    "metrics": {"keepalive", "web", "siblings", "lines", "histogram", "messages", "policy"},
     "settings": {"keepalive", "limits", "policy", "errors"},
     "logs": {"lines"},
     "server": {
         "admin",
         "audit",
         "headers",
+        "lobby",
         "logs",
         "keepalive",
         "settings",
@@ -147,6 +152,7 @@ ARROWS: dict[str, set[str]] = {
         "web",
         "session",
         "heart",
+        "siblings",
         "stores",
         "seal",
         "workers",
@@ -182,7 +188,7 @@ ARROWS: dict[str, set[str]] = {
 
 # Which modules, as a pattern, may import what is not ours.
 RESERVED = {
-    "aiohttp": r"logs|upgrade|trust|headers|gate|assets|web|session|server|metrics|demo|admin(\.\w+)?"
+    "aiohttp": r"logs|upgrade|trust|headers|gate|lobby|assets|web|session|server|metrics|demo|admin(\.\w+)?"
     r"|conformance|client(\.\w+)?|commands\.\w+|testing(\.\w+)?|touchers\.aiohttp_session",
     "aiohttp_session": r"session|web|demo|testing\.server|touchers\.aiohttp_session",
     "redis": r".*redis.*",

@@ -23,6 +23,7 @@ from keepalive.settings import Settings
 from keepalive.testing import AssertEnds, KeepaliveApp, OpenPage, VirtualClock
 
 from .conftest import Browse, Browser, Serve
+from .discretion import server_log
 from .raw import CLOSE, DEADLINE, RawPage, Served, frame, ping
 
 ROOT = Path(__file__).parent.parent
@@ -47,12 +48,12 @@ Start = Callable[..., Awaitable[Server]]
 
 
 @asynccontextmanager
-async def running(folder: Path, *options: str) -> AsyncIterator[Server]:
+async def running(folder: Path, *options: str, stderr: int | None = None) -> AsyncIterator[Server]:
     """The demo server, with its sessions in `folder`."""
     command = [sys.executable, str(ROOT / "run.py"), "--port", "0", "--store", "sqlite:///sessions.db"]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("KEEPALIVE_")}
     process = await asyncio.create_subprocess_exec(
-        *command, *options, cwd=folder, env=environ, stdout=PIPE, stderr=asyncio.subprocess.DEVNULL
+        *command, *options, cwd=folder, env=environ, stdout=PIPE, stderr=stderr or server_log()
     )
     try:
         assert process.stdout

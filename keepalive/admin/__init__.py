@@ -15,10 +15,12 @@ from aiohttp import web
 from .. import headers
 from ..assets import Files, browser_files
 from ..errors import SettingError
+from ..siblings import Siblings
 from ..tasks import stop
 from ..web import Keepalive
 from .access import HOW_TO, Access, Authorize, find_token
 from .api import OPERATIONS, Api
+from .crew import Crew
 from .openapi import description
 from .operators import Operators
 from .watch import Stats, Watch
@@ -33,6 +35,7 @@ def mount(
     token: str | None = None,
     authorize: Authorize | None = None,
     prefix: str = "/keepalive",
+    siblings: Siblings | None = None,
 ) -> None:
     """Add the admin API and the dashboard to an app, at `/keepalive/admin/`.
 
@@ -44,6 +47,7 @@ def mount(
             the audit log, or `None` for anybody else. It may go by a session of the app: requests that
             come from other origins never get to it.
         prefix: as for `setup`.
+        siblings: the other workers behind the same port; the standalone server knows its own.
 
     Raises:
         SettingError: nobody would be an operator, or the token can be guessed.
@@ -52,10 +56,12 @@ def mount(
         raise SettingError("there is neither an admin token nor an authorize hook", HOW_TO)
     base = f"{prefix}/admin"
     access = Access(token, authorize, keepalive.clock, keepalive.door.trust)
-    operators = Operators(access, keepalive, f"{base}/")
-    watch = Watch(keepalive)
+    siblings = siblings or Siblings()
+    operators = Operators(access, keepalive, f"{base}/", siblings)
+    crew = Crew(keepalive, siblings)
+    watch = Watch(keepalive, crew)
     desk = keepalive.beside(operators)
-    api = Api(keepalive, access, operators, watch)
+    api = Api(keepalive, access, operators, crew, watch)
     api.description = description(OPERATIONS, f"{base}/api")
 
     def tell(stats: Stats) -> None:
@@ -66,6 +72,7 @@ def mount(
                     desk.heart.push(key, told)
 
     async def run(app: web.Application) -> AsyncIterator[None]:
+        crew.join()
         watching = asyncio.create_task(watch.run(tell))
         yield
         await stop(watching)

@@ -180,8 +180,10 @@ class Audit(NamedTuple):
     address: str
     action: str
     status: int
-    session: str | None = None
-    """A session by the first digits of its hash."""
+    session: str | None
+    """Which session it was about, by the first digits of its hash; of an operator's requests alone."""
+    user: str | None
+    """The same of a user."""
 
 
 def note(use: Audit) -> None:

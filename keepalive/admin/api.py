@@ -18,8 +18,9 @@ from ..heart import MAX_PUSH
 from ..policy import Reason
 from ..web import Keepalive
 from .access import Access, Audit, Refused, note
+from .crew import Crew, Draining, Sessions
 from .operators import Operators
-from .sessions import Explanation, Id, Row, Search, explain, explain_elsewhere, search
+from .sessions import Explanation, Id, Search, explain_elsewhere
 from .watch import Moment, Stats, Watch
 
 log = logging.getLogger(__name__)
@@ -37,18 +38,6 @@ class Problem(Struct):
     solution: str
 
 
-class Sessions(Struct, kw_only=True):
-    """A page of the list, in the order of ids."""
-
-    node: str
-    """Whose sessions these are: each node lists those that have pages there."""
-    sessions: list[Row]
-    matches: int
-    """How many there are on all pages of the list."""
-    next: str | None
-    """The cursor for the next page; null on the last."""
-
-
 class Ended(Struct):
     """How many sessions were ended, everywhere and for ever."""
 
@@ -56,17 +45,9 @@ class Ended(Struct):
 
 
 class Pushed(Struct):
-    """How many pages on this node were sent it."""
+    """How many pages were sent it by the process that answers; the others hear of it, too."""
 
     pages: int
-
-
-class Draining(Struct):
-    """This node takes no more pages, and parts with those that it has."""
-
-    draining: bool
-    pages: int
-    """How many are still here."""
 
 
 class History(Struct):
@@ -79,8 +60,15 @@ class Operator(Struct):
     """Who asks, and whom."""
 
     operator: str
-    node: str
     version: str
+
+
+class Where(Struct, forbid_unknown_fields=True):
+    """A node, or all of the server's."""
+
+    node: Annotated[
+        str, Meta(max_length=300, description="This one of its nodes alone; new pages go to the others.")
+    ] = ""
 
 
 class Push(Struct, forbid_unknown_fields=True):
@@ -127,15 +115,18 @@ class Api:
         keepalive: whose sessions.
         access: knows them.
         operators: the dashboard's socket.
+        crew: all workers of this server.
         watch: knows what goes on.
     """
 
-    def __init__(self, keepalive: Keepalive, access: Access, operators: Operators, watch: Watch) -> None:
+    def __init__(
+        self, keepalive: Keepalive, access: Access, operators: Operators, crew: Crew, watch: Watch
+    ) -> None:
         self._keepalive = keepalive
         self._access = access
         self._operators = operators
+        self._crew = crew
         self._watch = watch
-        self._draining: asyncio.Task[None] | None = None
         self.description: dict[str, Any] = {}
         """The OpenAPI description, once it is made."""
 
@@ -148,7 +139,7 @@ class Api:
         async def serve(request: web.Request) -> web.Response:
             response = web.Response(content_type="application/json")
             operation = by_method.get(request.method)
-            operator, key = "nobody", b""
+            operator, key, user = "nobody", b"", None
             try:
                 self._access.limit(request)
                 self._keepalive.refuse_foreign(request)
@@ -158,7 +149,7 @@ class Api:
                 if operation is None:
                     allowed = ", ".join(by_method)
                     raise Refused(405, "this method does not go with this path", f"use {allowed}", allowed)
-                key = _key_in(request)
+                key, user = _key_in(request), request.match_info.get("user")
                 call = await _call(request, response, operator, operation, key)
                 async with asyncio.timeout(PATIENCE):
                     answer = await operation.run(self, call)
@@ -172,7 +163,7 @@ class Api:
             if response.status != 429:  # else anybody could fill the log, and push the rest out of its queue
                 action = "unknown" if operation is None else operation.name
                 address = self._keepalive.door.trust.address(request)
-                note(Audit(operator, address, action, response.status, key[:8].hex() or None))
+                note(Audit(operator, address, action, response.status, key[:8].hex() or None, user))
             return response
 
         return serve
@@ -180,23 +171,21 @@ class Api:
     # The table.
 
     async def list_sessions(self, call: Call) -> Sessions:
-        heart, node = self._keepalive.heart, self._watch.node
-        now = self._keepalive.clock.monotonic()
-        rows, matches, after = await search(heart.lives, node, call.query, now)
-        return Sessions(node=node, sessions=rows, matches=matches, next=after)
+        return await self._crew.search(call.query)
 
     async def explain_session(self, call: Call) -> Explanation:
-        live = self._keepalive.heart.lives.get(call.key)
         everywhere = await self._keepalive.presence_of(call.key)
-        now = self._keepalive.clock.monotonic()
-        if live is not None and live.pages:
-            return explain(live, self._watch.node, everywhere, now)
-        left = await self._keepalive.door.toucher.peek(call.key)
-        if left is Reason.UNKNOWN:
-            raise _no_such_session()
-        if isinstance(left, Reason):
-            raise Refused(404, f"this session is over: {left}", "the audit log has when it ended")
-        return explain_elsewhere(call.key, left, everywhere)
+        explanation, missing = await self._crew.explain(call.key, everywhere)
+        if explanation is None:
+            left = await self._keepalive.door.toucher.peek(call.key)
+            if left is Reason.UNKNOWN:
+                raise _no_such_session()
+            if isinstance(left, Reason):
+                raise Refused(404, f"this session is over: {left}", "the audit log has when it ended")
+            explanation = explain_elsewhere(call.key, left, everywhere)
+        if missing:
+            explanation.sentence += f" Nodes of this server that do not answer, and may know more: {missing}."
+        return explanation
 
     async def end_session(self, call: Call) -> Ended:
         if not await self._keepalive.end(call.key, Reason.REVOKED):
@@ -219,19 +208,15 @@ class Api:
         return History(list(self._watch.history))
 
     async def drain(self, call: Call) -> Draining:
-        if self._draining is None:
-            log.warning("an operator drains this node: it takes no more pages until it is started anew")
-            self._draining = asyncio.create_task(self._keepalive.drain())
-            await asyncio.sleep(0)  # until it has begun
-        return Draining(self._keepalive.draining, self._keepalive.heart.pages)
+        return await self._crew.drain(call.query.node)
 
     async def sign_in(self, call: Call) -> Operator:
         self._operators.sign_in(call.request, call.response, call.operator)
-        return Operator(call.operator, self._watch.node, __version__)
+        return Operator(call.operator, __version__)
 
     async def sign_out(self, call: Call) -> Operator:
         await self._operators.sign_out(call.request, call.response)
-        return Operator(call.operator, self._watch.node, __version__)
+        return Operator(call.operator, __version__)
 
     async def describe(self, call: Call) -> dict[str, Any]:
         return self.description
@@ -239,8 +224,8 @@ class Api:
 
 OPERATIONS = (
     Operation(
-        "GET", "/sessions", "list_sessions", "List the sessions with pages on this node, or search them",
-        Sessions, Api.list_sessions, query=Search,
+        "GET", "/sessions", "list_sessions", "List the sessions with pages on this server, or search them",
+        Sessions, Api.list_sessions, query=Search, errors=(404, 503),
     ),
     Operation(
         "GET", "/sessions/{id}", "explain_session", "Why a session is alive, and until when",
@@ -251,7 +236,7 @@ OPERATIONS = (
         Ended, Api.end_session, errors=(404, 503),
     ),
     Operation(
-        "POST", "/sessions/{id}/push", "push_session", "Send data to a session's pages on this node",
+        "POST", "/sessions/{id}/push", "push_session", "Send data to a session's pages, everywhere",
         Pushed, Api.push_session, body=Push,
     ),
     Operation(
@@ -259,14 +244,14 @@ OPERATIONS = (
         Ended, Api.end_user, errors=(409, 503),
     ),
     Operation(
-        "POST", "/users/{user}/push", "push_user", "Send data to a user's pages on this node",
+        "POST", "/users/{user}/push", "push_user", "Send data to a user's pages, everywhere",
         Pushed, Api.push_user, body=Push,
     ),
     Operation("GET", "/stats", "stats", "What goes on, on each node and all together", Stats, Api.stats),
     Operation("GET", "/stats/history", "history", "The last ten minutes", History, Api.history),
     Operation(
-        "POST", "/drain", "drain", "Take no more pages, and part with those that are here; only a restart"
-        " takes that back", Draining, Api.drain, 202,
+        "POST", "/drain", "drain", "Take no more pages at this server, and part with those that are here;"
+        " only a restart takes that back", Draining, Api.drain, 202, query=Where, errors=(404, 503),
     ),
     Operation(
         "POST", "/operator", "sign_in", "Let this browser open the dashboard's socket",

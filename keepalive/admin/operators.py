@@ -13,6 +13,7 @@ from msgspec import json
 
 from ..errors import SettingError
 from ..policy import Mode, Policy, Reason
+from ..siblings import Siblings
 from ..touchers import Ended, Left, Ticket, Touch
 from ..web import Keepalive
 from .access import Access
@@ -33,11 +34,12 @@ class Operators:
         access: has the hook, and the seal for the cookies.
         keepalive: has the app's sessions.
         path: where the cookie is sent to.
+        siblings: the other workers, which know its cookies as well.
     """
 
     user_key = "operator"
 
-    def __init__(self, access: Access, keepalive: Keepalive, path: str) -> None:
+    def __init__(self, access: Access, keepalive: Keepalive, path: str, siblings: Siblings) -> None:
         self.toucher = self
         self.trust = keepalive.door.trust
         self._access = access
@@ -47,6 +49,8 @@ class Operators:
         self._path = path
         self._until: dict[bytes, float] = {}  # who is in by a cookie, and their ends, in wall time
         self._over: set[bytes] = set()
+        self._siblings = siblings
+        siblings.answer("sign out", self._sign_out)
 
     def sign_in(self, request: web.Request, response: web.StreamResponse, operator: str) -> None:
         """Give the browser what opens the socket."""
@@ -61,9 +65,9 @@ class Operators:
         )
 
     async def sign_out(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Take it back; in this process also from whoever has copied it. It shows figures and no more."""
+        """Take it back; at this server also from whoever has copied it. It shows figures and no more."""
         if (key := self._key_in(request)) is not None:
-            await self.end(key, Reason.LOGOUT)
+            await self._siblings.ask("sign out", json.encode((key, self._until[key])))
         response.del_cookie(
             COOKIE, path=self._path, secure=self.is_secure(request), httponly=True, samesite="Strict"
         )
@@ -138,6 +142,11 @@ class Operators:
         """Ends alone: an operator is nobody to whom the app pushes, though the name be the same."""
         watch = self._app.toucher.watch()
         return (news async for news in watch if isinstance(news, Ended))
+
+    async def _sign_out(self, told: bytes) -> bytes:
+        key, until = json.decode(told, type=tuple[bytes, float])
+        self._until[key] = until
+        return json.encode(await self.end(key, Reason.LOGOUT))
 
     def _key_in(self, request: web.Request) -> bytes | None:
         """The key of the cookie that a request presents, if we have sealed it and it is not too old."""

@@ -5,15 +5,16 @@ an id, with which nobody gets in.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from heapq import nsmallest
 from math import inf
 from typing import Annotated, Any
 
+import msgspec
 from msgspec import Meta, Struct
 
 from ..live import NEVER, Live, Page
-from ..policy import Mode, Policy, Reason
+from ..policy import Mode, Reason
 from ..presence import SessionPresence
 from ..touchers import Left
 
@@ -30,6 +31,8 @@ Id = Annotated[
         "Logs and lists for people show the first 16 digits.",
     ),
 ]
+_KEY = 32
+"""How long a key is, in bytes."""
 Seconds = Annotated[float, Meta(description="in seconds")]
 
 
@@ -42,7 +45,9 @@ class Search(Struct, kw_only=True, forbid_unknown_fields=True):
     ] = ""
     user: Annotated[str, Meta(max_length=1000, description="Exactly this user's.")] = ""
     address: Annotated[str, Meta(max_length=100, description="With a page from there.")] = ""
-    node: Annotated[str, Meta(max_length=300, description="None, unless it is this node.")] = ""
+    node: Annotated[
+        str, Meta(max_length=300, description="With a page at this node, which is one of this server's.")
+    ] = ""
     limit: Annotated[int, Meta(ge=1, le=MOST, description="Most rows of the answer.")] = 100
     cursor: Annotated[
         str, Meta(pattern="^([0-9a-f]{64})?$", description="`next` of the page of the list before this one.")
@@ -50,13 +55,14 @@ class Search(Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class Row(Struct, kw_only=True):
-    """A session with pages on this node."""
+    """A session with pages on this server."""
 
     id: Id
     user: str | None
-    node: str
+    nodes: list[str]
+    """Which of the server's processes have them."""
     pages: int
-    """How many are open on this node."""
+    """How many are open on this server."""
     visible: int
     """How many of them show."""
     addresses: list[str]
@@ -75,7 +81,7 @@ class Row(Struct, kw_only=True):
 
 
 class PageLine(Struct, kw_only=True):
-    """One open page on this node."""
+    """One open page on this server."""
 
     address: str
     visible: bool
@@ -105,38 +111,47 @@ class Explanation(Struct, kw_only=True):
     page: PageLine | None
     """The page here that was heard last."""
     pages: list[PageLine]
-    """All that are open on this node."""
+    """All that are open on this server."""
     pages_everywhere: int
     """How many are open on all nodes, as of a second ago."""
     session: Row | None
-    """Null without pages on this node."""
+    """Null without pages on this server."""
+    after_last_page: Seconds | None
+    """How long it lives on when its last page is closed; null where that ends nothing, or is not known."""
 
 
-async def search(
-    lives: Mapping[bytes, Live], node: str, wanted: Search, now: float
-) -> tuple[list[Row], int, str | None]:
-    """List sessions in the order of their ids; others have their turn every `CHUNK` of them.
-
-    Returns:
-        The rows, how many there are before and after them, too, and the cursor for more.
-    """
-    matches = 0
-    after = bytes.fromhex(wanted.cursor)
-    best: list[tuple[bytes, Live]] = []
+async def find(lives: Mapping[bytes, Live], node: str, wanted: Search) -> bytes:
+    """The keys of the sessions that are wanted, one after the other in no order."""
+    found: list[bytes] = []
     # A copy: while others have their turn, sessions come and go.
-    items = list(lives.items()) if wanted.node in ("", node) else []
+    items = list(lives.items()) if wanted.node in {"", node} else []
     for start in range(0, len(items), CHUNK):
         if start:
             await asyncio.sleep(0)
-        found = [item for item in items[start : start + CHUNK] if item[1].pages and _matches(item[1], wanted)]
-        matches += len(found)
-        best += [item for item in found if item[0] > after]
-        if len(best) > wanted.limit + 1:
-            best = nsmallest(wanted.limit + 1, best, key=lambda item: item[0])
-    best.sort(key=lambda item: item[0])
+        part = items[start : start + CHUNK]
+        found += [key for key, live in part if live.pages and _matches(live, wanted)]
+    return b"".join(found)
+
+
+async def pick(found: Iterable[bytes], wanted: Search) -> tuple[list[bytes], int, str | None]:
+    """One page of what several have found; a session that more than one of them has counts once.
+
+    Returns:
+        The keys in order, how many there are before and after them, too, and the cursor for more.
+    """
+    after = bytes.fromhex(wanted.cursor)
+    known: set[bytes] = set()
+    best: list[bytes] = []
+    for keys in found:
+        for start in range(0, len(keys), CHUNK * _KEY):
+            if start:
+                await asyncio.sleep(0)
+            part = keys[start : start + CHUNK * _KEY]
+            new = {part[at : at + _KEY] for at in range(0, len(part), _KEY)} - known
+            known |= new
+            best = nsmallest(wanted.limit + 1, [*best, *(key for key in new if key > after)])
     shown = best[: wanted.limit]
-    more = shown[-1][0].hex() if len(best) > wanted.limit else None
-    return [row(live, node, now) for _, live in shown], matches, more
+    return shown, len(known), shown[-1].hex() if len(best) > wanted.limit else None
 
 
 def _matches(live: Live, wanted: Search) -> bool:
@@ -164,7 +179,7 @@ def row(live: Live, node: str, now: float) -> Row:
     return Row(
         id=live.key.hex(),
         user=live.user,
-        node=node,
+        nodes=[node],
         pages=len(live.pages),
         visible=sum(page.visible for page in live.pages),
         addresses=sorted({page.address for page in live.pages if page.address}),
@@ -177,14 +192,40 @@ def row(live: Live, node: str, now: float) -> Row:
     )
 
 
+def whole(rows: Iterable[Row]) -> list[Row]:
+    """The sessions of which these rows tell, each once, in the order of their ids."""
+    parts: dict[str, list[Row]] = {}
+    for one in rows:
+        parts.setdefault(one.id, []).append(one)
+    return [_joined(parts[each]) for each in sorted(parts)]
+
+
+def _joined(rows: Sequence[Row]) -> Row:
+    """One session, of which each row knows a part."""
+    newest = max(rows, key=lambda one: one.idle_in)  # deadlines only move on
+    return msgspec.structs.replace(
+        newest,
+        nodes=sorted({node for one in rows for node in one.nodes}),
+        pages=sum(one.pages for one in rows),
+        visible=sum(one.visible for one in rows),
+        addresses=sorted({address for one in rows for address in one.addresses}),
+        last_ping=_least(one.last_ping for one in rows),
+        last_input=_least(one.last_input for one in rows),
+    )
+
+
+def _least(spans: Iterable[float | None]) -> float | None:
+    return min((seconds for seconds in spans if seconds is not None), default=None)
+
+
 def explain(live: Live, node: str, everywhere: SessionPresence, now: float) -> Explanation:
-    """Why a session with pages here is alive."""
+    """Why a session is alive, as far as the worker knows that has these pages of it."""
     ends_at = _ends_at(live)
     by = Reason.IDLE if ends_at < live.ends_at else Reason.ABSOLUTE
     newest = max(live.pages, key=lambda page: (page.n >= 0, page.heard_at if page.n >= 0 else 0.0))
     line = row(live, node, now)
     mode = live.policy.mode
-    # What no ping of these pages has earned, a request, or a page on another node, has.
+    # What no ping of these pages has earned, a request, or a page elsewhere, has.
     earned = live.earned_at >= min(live.expires_at, live.ends_at) - 1.0
     if mode is Mode.OBSERVE or not earned:
         alive_by = "request" if newest.n >= 0 or mode is Mode.OBSERVE else "login"
@@ -202,18 +243,40 @@ def explain(live: Live, node: str, everywhere: SessionPresence, now: float) -> E
         pages=[_line(page, now) for page in live.pages],
         pages_everywhere=everywhere.pages,
         session=line,
+        after_last_page=live.policy.end_after_last_page,
     )
-    explanation.sentence = _sentence(explanation, line, live.policy)
+    explanation.sentence = _sentence(explanation, line)
+    return explanation
+
+
+def merged(parts: Sequence[Explanation]) -> Explanation:
+    """Why a session is alive of which each part knows some of the pages, and at least one."""
+    last = max(each.ends_in for each in parts)
+    # Whoever knows the deadline may not know what has moved it: that was a page of another's.
+    knowing = [each for each in parts if each.ends_in >= last - 1.0]
+    best = min(knowing, key=lambda each: list(_BECAUSE).index(each.alive_by))
+    heard = [each.page for each in parts if each.page is not None]
+    rows = [each.session for each in parts if each.session is not None]
+    line = _joined(rows)
+    explanation = msgspec.structs.replace(
+        best,
+        ends_in=last,
+        warned=any(each.warned for each in parts),
+        page=min(heard, key=lambda page: inf if page.last_ping is None else page.last_ping, default=None),
+        pages=[page for each in parts for page in each.pages],
+        session=line,
+    )
+    explanation.sentence = _sentence(explanation, line)
     return explanation
 
 
 def explain_elsewhere(key: bytes, left: Left, everywhere: SessionPresence) -> Explanation:
-    """Why a session without pages on this node is alive, as far as the store knows."""
+    """Why a session without pages on this server is alive, as far as the store knows."""
     by = Reason.IDLE if left.idle < left.absolute else Reason.ABSOLUTE
     if left.closing:
         by = Reason.LOGOUT
-    where = f"other nodes have {everywhere.pages}" if everywhere.pages else "no other node has one"
-    parts = [f"No page of it is open on this node, and {where}."]
+    where = f"others have {everywhere.pages}" if everywhere.pages else "no other has one"
+    parts = [f"No page of it is open on this server, and {where}."]
     if everywhere.idle is not None:
         parts.append(f"The last input was {span(everywhere.idle)} ago.")
     if left.closing:
@@ -234,6 +297,7 @@ def explain_elsewhere(key: bytes, left: Left, everywhere: SessionPresence) -> Ex
         pages=[],
         pages_everywhere=everywhere.pages,
         session=None,
+        after_last_page=None,
     )
 
 
@@ -250,12 +314,12 @@ _MEANS = {
 _BECAUSE = {
     "page": "an open page answers",
     "input": "its user was active",
-    "request": "a request of the app has extended it, or a page on another node",
+    "request": "a request of the app has extended it, or a page on another server",
     "login": "it began, or was extended by a request, a moment ago; no page here has pinged yet",
 }
 
 
-def _sentence(explained: Explanation, row: Row, policy: Policy) -> str:
+def _sentence(explained: Explanation, row: Row) -> str:
     page = explained.page
     parts = [f"Alive because {_BECAUSE[explained.alive_by]}."]
     if page is not None and page.last_ping is not None:
@@ -268,11 +332,11 @@ def _sentence(explained: Explanation, row: Row, policy: Policy) -> str:
         parts.append(f"It ends in {span(explained.ends_in)} by the absolute timeout, which nothing extends.")
     else:
         parts.append(f"If nothing more comes, it ends in {span(explained.ends_in)} by the idle timeout.")
-        parts.append(f"It is extended by {_MEANS[policy.mode]}.")
+        parts.append(f"It is extended by {_MEANS[row.mode]}.")
         if row.absolute_in is not None:
             parts.append(f"The absolute timeout ends it in {span(row.absolute_in)} at the latest.")
-    if policy.end_after_last_page is not None:
-        parts.append(f"Once its last page is closed, it ends after {span(policy.end_after_last_page)}.")
+    if explained.after_last_page is not None:
+        parts.append(f"Once its last page is closed, it ends after {span(explained.after_last_page)}.")
     if explained.warned:
         parts.append("Its pages show a warning now.")
     return " ".join(parts)

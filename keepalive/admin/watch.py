@@ -11,6 +11,7 @@ from ..errors import StoreError
 from ..presence import Presence
 from ..stats import Figures, Rates, rates
 from ..web import Keepalive
+from .crew import Crew
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ class Node(Struct, kw_only=True):
 
     name: str
     this: bool
-    """Whether it is the one that answers."""
+    """Whether it is of the server that answers: one of the processes behind its port."""
     up: float
     """For how many seconds."""
     lag: float
@@ -66,17 +67,16 @@ class Watch:
     """Looks at all nodes, and remembers.
 
     Args:
-        keepalive: knows them.
+        keepalive: knows them, by the store.
+        crew: knows those of this server, without it.
     """
 
-    def __init__(self, keepalive: Keepalive) -> None:
+    def __init__(self, keepalive: Keepalive, crew: Crew) -> None:
         self.history: deque[Moment] = deque(maxlen=KEPT)
         self._keepalive = keepalive
+        self._crew = crew
         self._looks: deque[dict[str, Figures]] = deque(maxlen=WINDOW + 1)
-        own = keepalive.figures()
-        self.node = own.name
-        """This node's name."""
-        self.stats = self._stats({own.name: own}, None)
+        self.stats = self._stats({}, [keepalive.figures()], None)
 
     async def run(self, tell: Callable[[Stats], object]) -> None:
         """Look once a second, and tell, until cancelled."""
@@ -89,12 +89,12 @@ class Watch:
 
     async def look(self) -> Stats:
         """Look at all nodes now."""
-        nodes, presence = await self._others()
-        self.stats = self._stats(nodes | {self.node: self._keepalive.figures()}, presence)
+        nodes, presence = await self._everywhere()
+        self.stats = self._stats(nodes, await self._crew.figures(), presence)
         self.history.append(self.stats.moment)
         return self.stats
 
-    async def _others(self) -> tuple[dict[str, Figures], Presence | None]:
+    async def _everywhere(self) -> tuple[dict[str, Figures], Presence | None]:
         """All nodes as the store knows them; without a store that answers, none."""
         try:
             told, presence = await self._keepalive.nodes(), await self._keepalive.presence()
@@ -109,7 +109,9 @@ class Watch:
             nodes[figures.name] = figures
         return nodes, presence
 
-    def _stats(self, nodes: dict[str, Figures], presence: Presence | None) -> Stats:
+    def _stats(self, told: dict[str, Figures], crew: list[Figures], presence: Presence | None) -> Stats:
+        here = {node.name: node for node in crew}
+        nodes = told | here
         self._looks.append(nodes)
         before = self._looks[0]
         pairs = {name: (before.get(name, node), node) for name, node in nodes.items()}
@@ -118,7 +120,7 @@ class Watch:
             nodes=[
                 Node(
                     name=name,
-                    this=name == self.node,
+                    this=name in here,
                     up=node.up,
                     lag=node.lag,
                     draining=node.draining,

@@ -33,7 +33,7 @@ class Remote(NamedTuple):
         return parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "::1", "localhost")
 
     def sessions(self, limit: int, **wanted: str | None) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """Sessions with pages on that node: rows, at most `limit`, and what else the last answer says."""
+        """Sessions with pages on that server: rows, at most `limit`, and what else the last answer says."""
         rows: list[dict[str, Any]] = []
         cursor: str | None = ""
         answer: dict[str, Any] = {}
@@ -61,8 +61,8 @@ class Remote(NamedTuple):
         found = [row["id"] for row in rows if row["id"].startswith(name)]
         if len(found) != 1:
             raise SettingError(
-                f"{len(found) or 'no'} sessions with pages on this node begin with {name}",
-                "give more digits" if found else "ask the node that has its pages, or give all 64 digits",
+                f"{len(found) or 'no'} sessions with pages on this server begin with {name}",
+                "give more digits" if found else "ask the server that has its pages, or give all 64 digits",
             )
         return str(found[0])
 

@@ -73,8 +73,10 @@ def sessions(rows: Sequence[Mapping[str, Any]], answer: Mapping[str, Any]) -> Re
             span(min(ends)),
             plain(", ".join(row["addresses"]) or "-"),
         )
-    node = answer["node"]
-    note = Text(f"{len(rows)} of {answer['matches']} sessions with pages on node {node}", "dim")
+    note = Text(f"{len(rows)} of {answer['matches']} sessions with pages on ", "dim")
+    note.append_text(plain(", ".join(answer["nodes"])))
+    if answer["missing"]:
+        note.append(f"; nodes of this server that do not answer: {answer['missing']}", "yellow")
     return Group(table, note) if rows else note
 
 

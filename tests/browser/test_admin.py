@@ -29,9 +29,10 @@ Arrive = Callable[..., Awaitable[Page]]
 
 
 @pytest.fixture
-async def server(serve: StartServer, tmp_path: Path) -> Server:
+async def server(request: pytest.FixtureRequest, serve: StartServer, tmp_path: Path) -> Server:
     (tmp_path / "token").write_text(TOKEN)
-    return await serve("--admin-token-file", str(tmp_path / "token"), *QUICK)
+    more = getattr(request, "param", ())
+    return await serve("--admin-token-file", str(tmp_path / "token"), *QUICK, *more)
 
 
 @pytest.fixture
@@ -221,15 +222,20 @@ async def test_without_a_socket_it_asks(server: Server, people: None, chromium: 
     await page.get_by_role("alert").filter(has_text="does not answer").wait_for(state="hidden")
 
 
-async def test_a_node_is_drained_after_a_question(server: Server, arrive: Arrive) -> None:
+@pytest.mark.parametrize("server", [("--workers", "2")], indirect=True)
+async def test_a_server_is_drained_after_a_question(server: Server, arrive: Arrive) -> None:
     page = await arrive()
     await page.locator(LIVE).wait_for()
-    await page.get_by_role("button", name="Drain this node").click()
+    await page.locator("#node", has_text=", 2 workers").wait_for()
+    assert await page.locator("#nodes .tag").all_inner_texts() == ["this server"] * 2
+    await page.get_by_role("button", name="Drain this server").click()
     await page.get_by_role("alertdialog").get_by_role("button", name="Drain it").click()
-    await page.locator("#nodes", has_text="draining").wait_for()
+    await page.locator("#nodes tr:nth-child(1) .warn", has_text="draining").wait_for()
+    await page.locator("#nodes tr:nth-child(2) .warn", has_text="draining").wait_for()
     assert await page.locator("#drain").is_disabled()
-    ready = await page.context.request.get(f"{server.url}/readyz")
-    assert ready.status == 503
+    for _ in range(8):
+        ready = await page.context.request.get(f"{server.url}/readyz", headers={"Connection": "close"})
+        assert ready.status == 503
     await page.locator(LIVE).wait_for()  # whoever drains a node can watch it
 
 

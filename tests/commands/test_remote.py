@@ -72,10 +72,10 @@ async def test_sessions_from_list_to_end(run: Run, browse: Browse, port: int) ->
     await ended(page)
     code, out, err = await run("sessions", "show", short, url)
     assert (code, out) == (2, "")
-    assert err.startswith(f"keepalive: no sessions with pages on this node begin with {short}: ")
+    assert err.startswith(f"keepalive: no sessions with pages on this server begin with {short}: ")
     assert await run("sessions", "end", "--user", "bob\x1b[2J[red]", url) == (0, "ended: 1\n", "")
     code, out, _ = await run("sessions", "list", url)
-    assert out.startswith("0 of 0 sessions with pages on node ")
+    assert out.startswith("0 of 0 sessions with pages on ")
 
 
 async def test_everything_as_json(run: Run, browse: Browse, port: int) -> None:
@@ -183,5 +183,5 @@ def test_a_session_by_its_first_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Remote, "sessions", lambda *_, **__: ([{"id": each} for each in ids], {}))
     remote = Remote("http://x", TOKEN)
     assert remote.session("abc") == ids[1]
-    with pytest.raises(SettingError, match="2 sessions with pages on this node begin with ab"):
+    with pytest.raises(SettingError, match="2 sessions with pages on this server begin with ab"):
         remote.session("ab")

@@ -12,7 +12,6 @@ import { ago, CODE, count, latency, rate, REASON, span, together } from "./texts
 /** @typedef {import("./api.js").Explanation} Explanation */
 /** @typedef {import("./api.js").Moment} Moment */
 /** @typedef {import("./api.js").Node} Node */
-/** @typedef {import("./api.js").Operator} Operator */
 /** @typedef {import("./api.js").Row} Row */
 /** @typedef {import("./api.js").Sessions} Sessions */
 /** @typedef {import("./api.js").Stats} Stats */
@@ -97,11 +96,10 @@ let explained = null;
 /** @param {boolean} asked whether somebody waits for an answer */
 async function signIn(asked) {
   try {
-    const told = /** @type {Operator} */ (await ask("operator", "POST"));
+    await ask("operator", "POST");
     const mine = (shift += 1);
     part("gate").hidden = true;
     part("board").hidden = part("who").hidden = false;
-    part("node").textContent = told.node;
     const { moments: before } = await ask("stats/history");
     if (mine !== shift) return;
     moments = before;
@@ -197,7 +195,10 @@ function show({ moment, nodes, sessions, users }) {
   bars(part("ends"), sum(nodes.map(({ ends }) => ends)), REASON, false);
   bars(part("closes"), sum(nodes.map(({ closes }) => closes)), CODE, true);
   part("nodes").replaceChildren(...nodes.map(line));
-  button("drain").disabled = nodes.some((node) => node.this && node.draining);
+  const here = nodes.filter((node) => node.this);
+  // A name is that of the machine, and the number of the process on it.
+  part("node").textContent = here.length > 1 ? `${here[0].name.replace(/:\d+$/, "")}, ${here.length} workers` : here[0].name;
+  button("drain").disabled = here.every((node) => node.draining);
 }
 
 /** @param {Record<string, number>[]} tables */
@@ -235,7 +236,7 @@ function bars(place, table, words, codes) {
 function line(node) {
   const name = make("th", node.name);
   name.scope = "row";
-  if (node.this) name.append(tag("this one"));
+  if (node.this) name.append(tag("this server"));
   if (node.draining) name.append(tag("draining", true));
   const { now } = node;
   const cells = [
@@ -272,7 +273,8 @@ async function list() {
     button("next").disabled = next === null;
     button("first").disabled = cursor === "";
     const many = found.matches === 1 ? "1 session" : `${count(found.matches)} sessions`;
-    say(part("matches"), search.value ? `${many} found` : many);
+    const missing = found.missing ? `; ${count(found.missing)} of the workers do not answer` : "";
+    say(part("matches"), `${many}${search.value ? " found" : ""}${missing}`);
     rows(found.sessions);
   } catch (error) {
     complain(error);
@@ -422,9 +424,9 @@ function confirmEnd(id, user) {
 
 part("drain").addEventListener("click", () => {
   confirm(
-    "Drain this node?",
-    "It takes no more pages and sends those that it has to other nodes; /readyz says 503. Sessions live on. " +
-      "Only a restart takes that back.",
+    "Drain this server?",
+    "It takes no more pages, at none of its workers, and sends those that it has to other servers; /readyz says 503. " +
+      "Sessions live on. Only a restart takes that back.",
     "Drain it",
     () => ask("drain", "POST"),
   );

@@ -16,7 +16,7 @@
  *
  * @typedef {object} Node
  * @property {string} name
- * @property {boolean} this
+ * @property {boolean} this whether it is of the server that this page is from
  * @property {number} up
  * @property {number} lag
  * @property {boolean} draining
@@ -39,7 +39,7 @@
  * @property {number} idle_in
  * @property {number | null} absolute_in
  *
- * @typedef {{node: string, sessions: Row[], matches: number, next: string | null}} Sessions
+ * @typedef {{missing: number, sessions: Row[], matches: number, next: string | null}} Sessions
  *
  * @typedef {object} PageLine
  * @property {string} address
@@ -54,8 +54,6 @@
  * @property {string[]} extended_by
  * @property {PageLine[]} pages
  * @property {Row | null} session
- *
- * @typedef {{operator: string, node: string, version: string}} Operator
  */
 
 const KEY = "keepalive-admin-token";
