@@ -206,8 +206,11 @@ class Live:
         every = self.policy.touch_every
         if now - self.confirmed_at >= every or now >= self.expires_at:
             return True
+        debt = self.debt
+        if debt > LEAST_DEBT and self.expires_at - self.due_at < LEAST_DEBT:
+            return True  # when it is due, it is too late
         # While a warning shows, a request of the app may have moved the deadline at any time.
-        return self.debt >= every or self.warned is Reason.IDLE
+        return debt >= every or self.warned is Reason.IDLE
 
     def touch(self, now: float, waiting: Sequence["Waiting"] = ()) -> Touch:
         """The line for the next batch: what was earned, seen from `now`, and by whom it is awaited."""
@@ -218,13 +221,17 @@ class Live:
     def _news(self, waiting: Sequence["Waiting"]) -> Pages | None:
         """What the store has to know of the pages; nothing where they are not counted.
 
-        Nor where one pings over HTTP: as any request, that takes back the end which the last page has
-        brought on. What a page that was lost has still earned does not.
+        Nor where one pings over HTTP that says no name: as any request, that takes back the end which the
+        last page has brought on. What a page that was lost has still earned does not.
         """
         end_after = self.policy.end_after_last_page
-        here = tuple(dict.fromkeys(page.id for page in self.pages if page.answers))[-MOST_PAGES:]
+        if end_after is None:
+            return None
+        names = [page.id for page in self.pages if page.answers]
+        names += [page.id for page, _, _ in waiting if page.id and page.id not in self.gone]
+        here = tuple(dict.fromkeys(names))[-MOST_PAGES:]
         by_request = any(not page.id for page, _, _ in waiting)
-        if end_after is None or (by_request and not (here or self.gone)):
+        if by_request and not (here or self.gone):
             return None
         return Pages(here, self.gone, end_after)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from secrets import token_urlsafe
 from typing import Any, TypeVar
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp_session import AbstractStorage, Session
 
 from . import audit
@@ -103,7 +103,8 @@ class KeepaliveStorage(AbstractStorage):
                 return await self.new_session()
             data = self._decoder(found.data.decode())
             policy = self._policy_for(data)
-            gain = min(policy.idle_timeout, found.left.absolute) - found.left.idle
+            # Little is left to gain near the absolute deadline, and that little counts.
+            gain = policy.idle_timeout - found.left.idle if found.left.idle < found.left.absolute else 0.0
             # After the last page was closed, a request tells that another one is on its way.
             if (gain >= policy.touch_every or found.left.closing) and not is_passive(request):
                 (left,) = await self._store.touch([Touch(key, policy.idle_timeout, idle=0.0)])
@@ -153,6 +154,7 @@ class KeepaliveStorage(AbstractStorage):
         )
         request[_LOADED] = new, user
         secure = self.is_secure(request)
+        response.headers.setdefault(hdrs.CACHE_CONTROL, "no-store")  # a cache would hand the session on
         response.set_cookie(
             self._name(secure),
             self._seal.seal(session_id),

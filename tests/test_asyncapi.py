@@ -1,5 +1,8 @@
-"""docs/asyncapi.yaml: its references, and every example against its schema and keepalive/messages.py."""
+"""docs/asyncapi.yaml against AsyncAPI 3, and every example against its schema and keepalive/messages.py."""
 
+import json
+from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +26,10 @@ from keepalive.messages import (
 from keepalive.messages import Message as AnyMessage
 from keepalive.policy import Reason
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
 DOCUMENT: dict[str, Any] = yaml.safe_load((DOCS / "asyncapi.yaml").read_text())
+ASYNCAPI = ROOT / "web" / "node_modules" / "@asyncapi" / "specs" / "schemas" / f"{DOCUMENT['asyncapi']}.json"
 MESSAGES: dict[str, Any] = DOCUMENT["components"]["messages"]
 STRUCTS: dict[str, type[msgspec.Struct]] = {
     "ping": Ping,
@@ -64,8 +69,28 @@ def properties(name: str) -> tuple[dict[str, Any], set[str]]:
     return told, {key for part in parts for key in part["required"]}
 
 
-def test_it_is_asyncapi_3_and_every_reference_leads_somewhere() -> None:
+def test_it_is_asyncapi_3() -> None:
     assert DOCUMENT["asyncapi"].startswith("3.")
+    jsonschema_rs.validator_for(json.loads(ASYNCAPI.read_text())).validate(DOCUMENT)
+
+
+MISTAKES: dict[str, Callable[[Any], object]] = {
+    "an action": lambda wrong: wrong["operations"]["greet"].update(action="recieve"),
+    "a key": lambda wrong: wrong["info"].update(versoin=wrong["info"].pop("version")),
+    "a type": lambda wrong: wrong.update(servers=5),
+    "a binding": lambda wrong: wrong["channels"]["socket"]["bindings"]["ws"].update(method="PUT"),
+    "a payload": lambda wrong: wrong["components"]["messages"]["ask"]["payload"].update(type="objcet"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_would_be_seen(mistake: str) -> None:
+    wrong = deepcopy(DOCUMENT)
+    MISTAKES[mistake](wrong)
+    assert not jsonschema_rs.validator_for(json.loads(ASYNCAPI.read_text())).is_valid(wrong)
+
+
+def test_every_reference_leads_somewhere() -> None:
     resolve(DOCUMENT)
 
 

@@ -188,6 +188,16 @@ def test_a_goodbye_is_told_until_the_store_has_confirmed_it() -> None:
     assert session.touch(NOW, [by_request]).pages is None
 
 
+def test_a_page_that_pings_over_http_is_here_unless_it_has_gone() -> None:
+    session = counted()
+    first, second = (Waiting(Page(session, FakeSocket(), id=name), 1, None) for name in ("p", "q"))
+    nameless = Waiting(Page(session, FakeSocket()), 1, None)
+    assert session.touch(NOW, [first]).pages == Pages(("p",), (), 20)
+    assert session.touch(NOW, [nameless, second]).pages == Pages(("q",), (), 20)
+    session.parted(first.page)
+    assert session.touch(NOW, [first, second]).pages == Pages(("q",), ("p",), 20)
+
+
 def test_of_many_pages_the_newest_are_told() -> None:
     session = counted()
     names = [f"p{number}" for number in range(MOST_PAGES + 5)]
@@ -230,6 +240,17 @@ def test_what_earns_much_more_goes_to_the_store_at_once() -> None:
     assert not session.must_ask(NOW + 19)  # 29 s more
     session.heard(Ping(2, idle=0.0), NOW + 20)
     assert session.must_ask(NOW + 20)
+
+
+@pytest.mark.parametrize(("idle", "asks"), [(30, True), (31, False)])
+def test_what_is_due_only_when_the_session_is_over_goes_to_the_store_at_once(idle: float, asks: bool) -> None:
+    """So it is near the absolute deadline, where nothing earns much more; `touch_every` is 30 s."""
+    session = live(idle=idle, absolute=40)
+    session.heard(Ping(1), NOW + 1)
+    assert session.must_ask(NOW + 1) is asks
+    session.confirm(Left(39, 39), NOW + 1, session.touch(NOW + 1))
+    session.heard(Ping(2), NOW + 2)
+    assert not session.must_ask(NOW + 2)
 
 
 def test_past_its_deadline_only_the_store_may_answer() -> None:

@@ -308,6 +308,22 @@ async def test_nothing_extends_the_absolute_deadline(ann: Browser, clock: Virtua
     assert await shown(ann) == {}
 
 
+async def test_requests_extend_it_until_the_absolute_deadline_however_little_that_is(
+    serve: Serve, browse: Browse, clock: VirtualClock
+) -> None:
+    """`touch_every` is 60 s here, and the last of them has 59 s to gain."""
+    store = open_store("memory://", clock=clock)
+    shop = Shop(KeepaliveStorage(store, Policy(absolute_timeout=7200), seal=SEAL))
+    browser = await browse((await serve(shop.app)).port)
+    await browser.post("/login?user=ann")
+    began = clock.monotonic()
+    for at in (1790, 3580, 5341, 7130, 7142, 7199):
+        await clock.advance(began + at - clock.monotonic())
+        assert await shown(browser) == {"user": "ann"}, at
+    await clock.advance(1)
+    assert await store.peek(key(browser)) is Reason.ABSOLUTE
+
+
 async def test_idle_is_the_end(ann: Browser, clock: VirtualClock) -> None:
     await clock.advance(1800)
     assert await shown(ann) == {}

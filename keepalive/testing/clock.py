@@ -29,7 +29,7 @@ class Busy(Protocol):
 
 
 class Timed(Busy, Protocol):
-    """What has deadlines of its own: a server, or a `keepalive.Heart`."""
+    """What has deadlines of its own: a server, a `keepalive.Heart`, or a pool of them."""
 
     @property
     def due(self) -> float:
@@ -69,7 +69,7 @@ class VirtualClock:
         self._offset += seconds
 
     def drive(self, timed: Timed) -> None:
-        """Run the deadlines of something that goes by this clock, such as a `keepalive.Heart`.
+        """Run the deadlines of something that goes by this clock, such as a `keepalive.Heart` or `HeartPool`.
 
         While it is busy, time stands still.
         """

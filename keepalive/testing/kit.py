@@ -1,22 +1,24 @@
 """What the fixtures of one test share, and what each of them is."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
 from aiohttp import web
+from aiohttp.abc import AbstractCookieJar
 
 from ..clock import Clock, SystemClock
 from ..errors import KeepaliveError
 from ..policy import Policy, Reason
 from ..stores.memory import MemoryStore
-from ..web import KEEPALIVE, setup
+from ..web import KEEPALIVE, Keepalive, setup
 from .clock import VirtualClock
 from .link import Cookies, LocalLink, RemoteLink, Work, jar_of
 from .page import Link, Page
 from .server import Server
-from .store import FaultyStore
+from .store import FaultyStore, PatientStorage
 from .timeline import clock_face
 
 SHOWN = 3
@@ -32,6 +34,8 @@ class Kit:
         self.servers: list[Server] = []
         self.stores: list[FaultyStore] = []
         self.pages: list[Page] = []
+        self.tabs: defaultdict[AbstractCookieJar, list[Page]] = defaultdict(list)
+        """The same by their browsers, each of which has its jar."""
         self.blamed: list[Page] = []
         self.work = Work()
         self.stack.push_async_callback(self._stop)
@@ -65,21 +69,33 @@ class Kit:
                     "the app has called keepalive.setup itself", "give policy and options there, not here"
                 )
             keepalive = app[KEEPALIVE]
-            if isinstance(self.clock, VirtualClock) and keepalive.clock.monotonic != self.clock.monotonic:
-                raise KeepaliveError(
-                    "the app goes by another clock than the fixture `clock`",
-                    "make it inside of the test, or in a fixture that asks for `clock`",
-                )
+            if isinstance(self.clock, VirtualClock):
+                self._set_clocks(keepalive)
         else:
             store = FaultyStore(MemoryStore(self.clock))
             self.stores.append(store)
-            keepalive = setup(app, store, policy=policy, clock=self.clock, **options)
+            own = {name: options.pop(name) for name in ("secure", "user_key") if name in options}
+            storage = PatientStorage(store, policy, **own)
+            keepalive = setup(app, storage, clock=self.clock, **options)
         server = Server(app, keepalive)
         self.servers.append(server)
         if isinstance(self.clock, VirtualClock):
             self.clock.drive(server)
             self.clock.await_quiet(server)
         return server
+
+    def _set_clocks(self, keepalive: Keepalive) -> None:
+        """See that an app and its store go by the virtual clock; one that goes by Redis's time is lent it."""
+        store: Any = keepalive.door.toucher
+        if getattr(store, "__dict__", {}).get("_clock", self.clock) is None:
+            store._clock = self.clock
+            self.stack.callback(setattr, store, "_clock", None)
+        for what, clock in ("app", keepalive.clock), ("app's store", getattr(store, "_clock", self.clock)):
+            if getattr(clock, "wall", None) != self.clock.wall:
+                raise KeepaliveError(
+                    f"the {what} goes by another clock than the fixture `clock`",
+                    "make it inside of the test, or in a fixture that asks for `clock`",
+                )
 
     async def settled(self, page: Page) -> None:
         """A page has been let in, or has learned why not."""
@@ -141,7 +157,8 @@ class OpenPage:
 
     `tab = await page("ann")` signs a user in and opens a page. `await page(cookies=…)` opens one with
     the cookies of a jar, such as that of an aiohttp client that has signed in by the app's own form; what
-    is renewed goes into it. With `url=` the page is one of any server anywhere, in the machine's time.
+    is renewed goes into it. Pages with the same jar are tabs of one browser. With `url=` the page is one of
+    any server anywhere, in the machine's time.
     """
 
     def __init__(self, kit: Kit) -> None:
@@ -174,8 +191,10 @@ class OpenPage:
             )
         number = len(kit.pages) + 1
         name = f"page {number}" if user is None else f"page {number} of {user}"
-        opened = Page(name, number, link, kit.clock, kit.call_at)
+        tabs = kit.tabs[jar]
+        opened = Page(name, number, link, kit.clock, kit.call_at, tabs=tabs)
         kit.pages.append(opened)
+        tabs.append(opened)
         await kit.settled(opened)
         return opened
 

@@ -1,7 +1,7 @@
 """`Page`: a fake browser tab. It pings, answers, and comes back as the real page does."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 from random import Random
 from typing import Protocol
@@ -57,9 +57,12 @@ class Page:
         link: to the server.
         clock: its time.
         call_at: calls back at a time of that.
+        tabs: all of its browser; they tell each other of the user's input.
     """
 
-    def __init__(self, name: str, number: int, link: Link, clock: Clock, call_at: Schedule) -> None:
+    def __init__(
+        self, name: str, number: int, link: Link, clock: Clock, call_at: Schedule, *, tabs: Sequence["Page"]
+    ) -> None:
         self.name = name
         self.beats: list[Beat] = []
         self.pushes: list[object] = []
@@ -73,6 +76,7 @@ class Page:
         self._link = link
         self._clock = clock
         self._call_at = call_at
+        self._tabs = tabs
         self._machine = BrowserMachine()
         self._random = Random(number)  # noqa: S311 - pauses that are the same in each run
         self._facts: deque[Event] = deque()
@@ -144,7 +148,9 @@ class Page:
         quiet = inf if self._active_at is None else now - self._active_at
         if quiet < _INPUT_EVERY:
             return
-        self._active_at = now
+        for tab in self._tabs:
+            if not tab._frozen:  # as such a one has left the channel
+                tab._active_at = now
         self._note("input")
         if quiet > self._machine.interval or (self.warning is not None and self.warning.extendable):
             self.hear(Fact.NUDGE)

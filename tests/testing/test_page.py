@@ -11,7 +11,7 @@ from cryptography.fernet import Fernet
 from pytest_aiohttp import AiohttpClient
 
 import keepalive
-from keepalive import Hooks, Policy
+from keepalive import Hooks, KeepaliveStorage, Policy, Reason, Seal, open_store
 from keepalive.connection import UNFINISHED_AFTER
 from keepalive.live import Page as LivePage
 from keepalive.messages import Ping
@@ -71,6 +71,39 @@ async def test_input_is_told_at_once_where_it_matters(
     await assert_ends(None)
     await clock.advance(minutes=0.2)
     await assert_ends("idle")
+
+
+async def test_input_in_one_tab_is_input_in_all_of_its_browser(
+    keepalive_server: KeepaliveServer, page: OpenPage, clock: VirtualClock, assert_ends: AssertEnds
+) -> None:
+    """Whoever pings next tells of it; a tab that is frozen has not heard, and another browser never does."""
+    pings: dict[str, float | None] = {}
+
+    def note(page: LivePage, ping: Ping) -> None:
+        pings[page.id] = ping.idle
+
+    server = await keepalive_server(
+        policy=Policy(mode="activity", end_after_last_page=1000), hooks=Hooks(on_ping=note)
+    )
+    tab = await page("ann")
+    second, frozen = [await page(cookies=tab.cookies) for _ in range(2)]
+    elsewhere = await page(cookies=await server.sign_in("ann"))
+    frozen.freeze()
+    await clock.advance(minutes=10)
+    tab.input()
+    tab.crash()
+    frozen.resume()
+    await clock.advance(minutes=1)
+    told = pings["page-2"]
+    assert told is not None
+    assert 60 - 25 * 1.1 <= told <= 60
+    assert (pings["page-3"], pings["page-4"]) == (None, None)
+    await clock.advance(minutes=28)
+    await assert_ends(None, second)
+    await assert_ends("idle", elsewhere)
+    await clock.advance(minutes=1.1)
+    await assert_ends("idle", second)
+    assert second.ended_after == beside(40)
 
 
 async def test_a_hidden_page_pings_as_seldom_as_it_may_and_answers_when_asked(
@@ -190,6 +223,33 @@ async def test_the_store_has_faults(
     await assert_ends("idle")
 
 
+async def test_an_apps_own_requests_wait_for_a_slow_store_and_its_pages_do_not(
+    aiohttp_client: AiohttpClient, keepalive_app: KeepaliveApp, clock: VirtualClock, store_fault: StoreFault
+) -> None:
+    app = web.Application()
+    server = keepalive_app(app, user_key="name")
+
+    async def login(request: web.Request) -> web.Response:
+        await server.keepalive.start(request, "ann")
+        return web.Response()
+
+    async def visit(request: web.Request) -> web.Response:
+        session = await get_session(request)
+        session["visits"] = session.get("visits", 0) + 1
+        return web.json_response(dict(session))
+
+    app.router.add_post("/login", login)
+    app.router.add_post("/visit", visit)
+    client = await aiohttp_client(app, cookie_jar=CookieJar(unsafe=True))
+    with store_fault("slow"):
+        assert (await client.post("/login")).status == 200
+        for visits in (1, 2):
+            await clock.advance(minutes=29)
+            assert await (await client.post("/visit")).json() == {"name": "ann", "visits": visits}
+        for path in ("heartbeat", "state"):
+            assert (await client.get(f"/keepalive/{path}")).status == 503
+
+
 async def test_an_app_its_client_and_its_pages_are_of_one_time(
     aiohttp_client: AiohttpClient,
     keepalive_app: KeepaliveApp,
@@ -235,6 +295,31 @@ async def test_cookies_age_and_are_renewed(
     assert list(tab.cookies)
     await clock.advance(minutes=7)
     assert not list(tab.cookies)
+
+
+async def test_an_app_with_its_sessions_in_redis_keeps_them_there_and_lives_in_virtual_time(
+    redis_url: str,
+    aiohttp_client: AiohttpClient,
+    keepalive_app: KeepaliveApp,
+    page: OpenPage,
+    clock: VirtualClock,
+) -> None:
+    """Though by itself such a store goes by the time of Redis."""
+    store = open_store(f"{redis_url}?prefix=virtual:")
+    app = web.Application()
+    keepalive.setup(app, KeepaliveStorage(store, Policy(mode="activity"), seal=Seal.fresh()))
+    server = keepalive_app(app)
+    await aiohttp_client(app)
+    tab = await page("ann")
+    await clock.advance(minutes=29.5)
+    assert tab.warning is not None
+    assert tab.reason is None
+    await clock.advance(minutes=0.6)
+    assert tab.ended_after == beside(30)
+    assert tab.reason == "idle"
+    key = await server.keepalive.door.key(server.request(tab.cookies))
+    assert key is not None
+    assert await store.peek(key) is Reason.IDLE
 
 
 async def test_a_client_is_driven_over_its_real_socket(

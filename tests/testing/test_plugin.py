@@ -144,7 +144,8 @@ WRONG = {
     "await keepalive_server(); tab = await page('ann'); tab.sleep(9); tab.input()": "let it wake up",
     "await page(cookies={}, url='http://127.0.0.1:1')": "has its own time",
     "await clock.advance(-1)": "time does not go back",
-    "keepalive_app(app(SystemClock()))": "another clock than the fixture",
+    "keepalive_app(app(SystemClock()))": "the app goes by another clock than the fixture",
+    "keepalive_app(app(store=STORE))": "the app's store goes by another clock than the fixture",
     "keepalive_app(app(), policy=Policy())": "give policy and options there",
     "server = keepalive_app(app()); server.url": "ask the client or server of your own app",
 }
@@ -158,9 +159,11 @@ def test_wrong_use_is_told_what_to_do(suite: Suite) -> None:
 
             monotonic = wall
 
-        def app(clock=None):
+        STORE = keepalive.open_store("memory://")
+
+        def app(clock=None, store="memory://"):
             made = web.Application()
-            keepalive.setup(made, "memory://", clock=clock)
+            keepalive.setup(made, store, clock=clock)
             return made
     """
     for number, body in enumerate(WRONG):
