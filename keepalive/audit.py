@@ -12,6 +12,7 @@ import logging
 from datetime import UTC, datetime
 from pathlib import Path
 from random import randrange
+from socket import gethostname
 
 from .errors import KeepaliveError
 from .lines import LineHandler, to_descriptor, to_file
@@ -21,6 +22,7 @@ log = logging.getLogger("keepalive.audit")
 SAMPLE = 100
 """Of so many extensions one is noted, for there is one for each session and minute."""
 
+_HOST = gethostname()
 _STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 
 
@@ -55,7 +57,7 @@ def began(
 
 
 def warned(session: bytes, user: str | None, *, why: str, expires_in: float) -> None:
-    """The pages of a session are being warned."""
+    """The pages of a session are being warned; each node warns its own."""
     if on():
         _tell("warning", session, user, why=why, expires_in=expires_in)
 
@@ -68,15 +70,32 @@ def extended(session: bytes, user: str | None, *, expires_in: float, after_warni
 
 
 def ended(session: bytes, user: str | None, *, reason: str, address: str = "") -> None:
-    """A session is over; by a request from `address`, where it was one that can be told."""
+    """A session is over.
+
+    An end that somebody has made is told by the node that made it, a deadline that has passed by each
+    node with pages.
+
+    Args:
+        session: its key.
+        user: whose it was.
+        reason: why.
+        address: of whom the request was that has ended it, where it was one that can be told.
+    """
     if on():
         _tell("end", session, user, reason=reason, address=address or None)
 
 
-def ended_all(user: str, *, reason: str, count: int) -> None:
-    """All sessions of a user are over, or all but the one that asked for it."""
+def ended_all(user: str, *, reason: str, count: int, kept: bytes | None = None) -> None:
+    """All sessions of a user are over, or all but the one with the key `kept`."""
     if on():
-        _tell("end_user", None, user, reason=reason, sessions=count)
+        _tell(
+            "end_user",
+            None,
+            user,
+            reason=reason,
+            sessions=count,
+            kept=None if kept is None else _short(kept),
+        )
 
 
 def configure(path: str | None) -> None:
@@ -112,14 +131,15 @@ def handler(path: str) -> logging.Handler:
 
 
 class JsonLine(logging.Formatter):
-    """One JSON object: `timestamp` (ISO 8601, UTC), `event`, and what is known of it.
+    """One JSON object: `timestamp` (ISO 8601, UTC), `event`, `node` (who says so), and what is known of it.
 
     All but printable ASCII is escaped: no value can forge a line, or speak to a terminal.
     """
 
     def format(self, record: logging.LogRecord) -> str:
         moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        line = {"timestamp": moment.replace("+00:00", "Z"), "event": record.getMessage()}
+        node = f"{_HOST}:{record.process}"  # as operators know it
+        line = {"timestamp": moment.replace("+00:00", "Z"), "event": record.getMessage(), "node": node}
         facts = {name: value for name, value in vars(record).items() if name not in _STANDARD}
         return json.dumps(line | facts, default=str)
 

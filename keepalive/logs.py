@@ -27,7 +27,7 @@ def configure(stream: TextIO) -> None:
     render: list[Processor]
     if stream.isatty():
         # Coloured tracebacks take 50 ms each, for which no page would have its beat.
-        render = [_escape, ConsoleRenderer(exception_formatter=plain_traceback)]
+        render = [format_exc_info, _escape, ConsoleRenderer(exception_formatter=plain_traceback)]
     else:
         render = [format_exc_info, JSONRenderer()]
     handler = LineHandler(to_descriptor(stream.fileno()))
@@ -42,9 +42,14 @@ def configure(stream: TextIO) -> None:
 
 def _escape(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
     """A terminal obeys control characters; in JSON they are escaped anyway."""
-    text = str(event["event"])
-    event["event"] = text if text.isprintable() else repr(text)[1:-1]
+    event["event"] = _printable(str(event["event"]))
+    if "exception" in event:  # which ends with whatever somebody has put into an error
+        event["exception"] = "\n".join(map(_printable, event["exception"].split("\n")))
     return event
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else repr(text)[1:-1]
 
 
 class _Discretion(logging.Filter):

@@ -16,7 +16,6 @@ from hypothesis import settings
 from multidict import CIMultiDictProxy
 from yarl import URL
 
-from .browser.rows import pytest_terminal_summary  # noqa: F401  (a hook; parallel runs look for it here)
 from .discretion import pytest_runtest_setup, pytest_runtest_teardown  # noqa: F401  (hooks)
 from .raw import Headers, RawPage, Served, handshake, serving
 from .redis import redis_server
@@ -30,10 +29,14 @@ settings.load_profile("keepalive")
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """Most tests wait, for processes, sockets and clocks; those with a browser have it work for them."""
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Most tests wait, for processes, sockets and clocks; those with a browser have it work for them.
+
+    But for a few of these, which wait for minutes: hence one worker more than there are processors.
+    """
     browsers = "not browser" not in config.option.markexpr
-    return None if browsers else 2 * (os.cpu_count() or 1)
+    processors = os.cpu_count() or 1
+    return processors + 1 if browsers else 2 * processors
 
 
 def pytest_asyncio_loop_factories(

@@ -18,6 +18,7 @@ from socket import create_server
 
 from aiohttp import ClientError, ClientSession, ClientWebSocketResponse, WSMsgType
 
+from .discretion import server_log
 from .hosts import LOCAL, Host
 from .raw import DEADLINE
 
@@ -62,7 +63,7 @@ class Node:
 
     async def start(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
-            *self._command, env=self._environ, stdout=PIPE, stderr=DEVNULL
+            *self._command, env=self._environ, stdout=PIPE, stderr=server_log()
         )
         assert self._process.stdout is not None
         async with asyncio.timeout(4 * DEADLINE):

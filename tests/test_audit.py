@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from keepalive import KEEPALIVE, KeepaliveError, Policy, Reason, audit
+from keepalive import KEEPALIVE, KeepaliveError, Policy, Reason, admin, audit
+from keepalive.clock import ManualClock
 from keepalive.touchers import key_of
 
 from .conftest import Browse, Serve
@@ -16,6 +17,7 @@ from .fakes import World, settle
 from .raw import ping
 from .test_web import ended, make_app, signed_in
 
+TOKEN = "a-token-for-tests-of-44-characters-in-length"
 NASTY = 'ann"\n{"event": "admin"}\r\x1b[2J\x00\u2028'
 
 
@@ -50,7 +52,7 @@ def kept() -> Iterator[Kept]:
 
 
 async def test_a_life_in_lines(serve: Serve, browse: Browse, kept: Kept) -> None:
-    port = (await serve(make_app())).port
+    port = (await serve(app := make_app())).port
     ann = await signed_in(browse, port, "ann")
     page = await ann.page()
     page.send(ping(0))
@@ -58,6 +60,7 @@ async def test_a_life_in_lines(serve: Serve, browse: Browse, kept: Kept) -> None
     await ann.post("/login?user=bob")
     await ann.post("/logout")
     login, again, end = kept.lines
+    assert {line["node"] for line in kept.lines} == {app[KEEPALIVE].figures().name}
     assert login.pop("timestamp").endswith("Z")
     assert (login["event"], login["user"]) == ("login", "ann")
     assert (login["address"], login["idle_timeout"]) == ("127.0.0.1", 1800)
@@ -87,13 +90,73 @@ async def test_ends_by_the_app(serve: Serve, browse: Browse, kept: Kept) -> None
     assert (end["reason"], end["user"], end["session"]) == ("revoked", "ann", kept.of("login")[0]["session"])
     assert end["address"] == "127.0.0.1"
     assert (all_of_them["user"], all_of_them["sessions"], all_of_them["reason"]) == ("ann", 0, "revoked")
+    assert all_of_them["kept"] == kept.of("login")[1]["session"]
     assert app[KEEPALIVE].counts.ends[Reason.REVOKED] == 1
+
+
+async def test_an_end_is_one_line_wherever_its_pages_are(
+    serve: Serve, browse: Browse, kept: Kept, tmp_path: Path
+) -> None:
+    """And says whose session it was, though the one that ends it has no page of it."""
+    one, two = (make_app(f"sqlite:///{tmp_path}/sessions.db") for _ in range(2))
+    browser = await signed_in(browse, (await serve(one)).port, "ann")
+    pages = [await browser.page() for _ in range(2)]
+    for page in pages:
+        await page.message("hello")
+    await serve(two)
+    (key,) = one[KEEPALIVE].heart.lives
+    await two[KEEPALIVE].end(key, Reason.REVOKED)
+    for page in pages:
+        assert await ended(page) == ("revoked", 4506)
+    (login,), (end,) = kept.of("login"), kept.of("end")
+    assert (end["user"], end["session"], end["reason"]) == ("ann", login["session"], "revoked")
+
+
+async def test_a_deadline_is_a_line_of_each_node_with_pages(kept: Kept) -> None:
+    """It passes by itself, and each tells its own pages: who counts sessions counts these once."""
+    one = await World(Policy(idle_timeout=180)).start()
+    two = one.beside()
+    two.heart.start()
+    for world in (one, two, two):
+        await world.page("ann")
+    for _ in range(4):
+        await one.advance(46)
+        two.heart.tick()
+        await settle()
+    for event in "warning", "end":
+        assert [line["session"] for line in kept.of(event)] == 2 * [key_of("ann")[:8].hex()]
+    await two.heart.stop()
+    await one.stop()
+
+
+async def test_a_deadline_without_pages_is_no_line(serve: Serve, browse: Browse, kept: Kept) -> None:
+    """Not even where somebody asks again and again: that changes nothing."""
+    clock = ManualClock()
+    ann = await signed_in(browse, (await serve(make_app(clock=clock))).port, "ann")
+    assert (await ann.post("/keepalive/heartbeat")).json["type"] == "beat"
+    clock.advance(1800)
+    for _ in range(2):
+        assert (await ann.post("/keepalive/heartbeat")).json["reason"] == "idle"
+    assert kept.of("end") == []
+
+
+async def test_what_an_operator_did_says_to_whom(serve: Serve, browse: Browse, kept: Kept) -> None:
+    app = make_app()
+    admin.mount(app, app[KEEPALIVE], token=TOKEN)
+    operator = await browse((await serve(app)).port)
+    for token in TOKEN, "wrong":
+        headers = {"Authorization": f"Bearer {token}"}
+        await operator.post("/keepalive/admin/api/users/ann/push", headers=headers, json={"data": 1})
+    known, stranger = kept.of("admin")
+    assert (known["action"], known["status"], known["user"]) == ("push_user", 200, "ann")
+    # Of strangers there is nothing that they could fill the log with.
+    assert (stranger["action"], stranger["status"], stranger.get("user")) == ("push_user", 401, None)
 
 
 async def test_a_session_without_a_user_starts(kept: Kept) -> None:
     audit.began(key_of("id"), None, former=None, address="", idle=60.0, ends_in=float("inf"))
     (line,) = kept.lines
-    assert line.pop("timestamp")
+    del line["timestamp"], line["node"]
     assert line == {"event": "start", "session": key_of("id")[:8].hex(), "idle_timeout": 60.0}
 
 

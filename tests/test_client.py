@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -26,13 +26,17 @@ from keepalive import (
 )
 from keepalive.client import Event, Heart, State, StateChange
 from keepalive.client.events import BACKLOG
-from keepalive.client.machine import Fact, Machine, Post, Posted
+from keepalive.client.machine import Closed, Fact, Machine, Post, Posted
 from keepalive.live import Page
 from keepalive.messages import Beat, CloseCode, End, Hello, Ping, Push, Warning
 from keepalive.testing import KeepaliveApp, KeepaliveServer, VirtualClock
 
 from .conftest import Serve
 from .raw import DEADLINE, serving, until
+
+
+async def upgrade_required(request: web.Request) -> web.StreamResponse:
+    raise web.HTTPUpgradeRequired
 
 
 class World:
@@ -43,7 +47,12 @@ class World:
         self.pings: list[Ping] = []
         self.posts: list[str | None] = []
         self.names: list[str] = []
+        """What pages call themselves as they open a socket,"""
+        self.posted: list[str | None] = []
+        """and as they ping by POST."""
         self.sockets = True
+        self.blocked: Callable[[web.Request], Awaitable[web.StreamResponse]] = upgrade_required
+        """What a handshake gets where there are no sockets."""
         self.app = web.Application(middlewares=[self._watch])
         hooks = Hooks(on_open=self.pages.append, on_ping=self._on_ping)
         many = Limits(pages_per_user=10_000, pages_per_address=10_000)
@@ -60,10 +69,11 @@ class World:
     async def _watch(self, request: web.Request, handler: Callable[[web.Request], Any]) -> web.StreamResponse:
         if request.path.endswith("/heartbeat"):
             self.posts.append(request.headers.get("Cookie"))
+            self.posted.append(request.query.get("page"))
         if request.path.endswith("/ws"):
             self.names.append(request.query["page"])
             if not self.sockets:
-                raise web.HTTPUpgradeRequired
+                return await self.blocked(request)
         response: web.StreamResponse = await handler(request)
         return response
 
@@ -308,6 +318,7 @@ async def test_a_logout_elsewhere_ends_the_heart(world: World, http: ClientSessi
             await http.post(f"{world.url}/logout")
             assert (await ended).reason == Reason.LOGOUT
         assert heart.state is State.ENDED
+        assert (heart.expires_in, heart.ends_in) == (0.0, 0.0)
         with pytest.raises(SessionEnded) as caught:
             await heart.ping()
         assert caught.value.reason == Reason.LOGOUT
@@ -739,3 +750,26 @@ def test_it_is_busy_while_it_waits_for_its_server() -> None:
     assert machine.busy
     machine.take(Posted(post.n, None), 0.3, 0.5)
     assert not machine.busy
+
+
+@pytest.mark.parametrize("over", [End(Reason.LOGOUT), Fact.STOP])
+def test_an_answer_that_nobody_wants_any_more_is_not_waited_for(over: Any) -> None:
+    """Else virtual time would stand still for ever."""
+    machine = Machine()
+    machine.take(Fact.START, 0.0, 0.5)
+    machine.take(Hello(25, 1800, 1800, 60, Mode.PRESENCE, 3), 0.1, 0.5)
+    machine.take(Beat(1, 1800, renew=True), 0.2, 0.5)
+    assert machine.busy
+    machine.take(over, 0.3, 0.5)
+    assert not machine.busy
+
+
+@pytest.mark.parametrize("over", [End(Reason.LOGOUT), Closed(CloseCode.LOGOUT)])
+def test_of_a_session_that_is_over_nothing_remains(over: Any) -> None:
+    machine = Machine()
+    machine.take(Fact.START, 0.0, 0.5)
+    machine.take(Hello(25, 1800, 1800, 60, Mode.PRESENCE, 3, ends_in=None), 0.1, 0.5)
+    machine.take(over, 5.0, 0.5)
+    assert (machine.state, machine.expires_at, machine.ends_at) == (State.ENDED, 5.0, 5.0)
+    machine.take(Fact.START, 6.0, 0.5)
+    assert (machine.state, machine.expires_at, machine.ends_at) == (State.CONNECTING, None, None)

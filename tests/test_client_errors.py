@@ -21,9 +21,11 @@ from keepalive import (
     TlsError,
     VersionError,
 )
-from keepalive.client import machine
+from keepalive.client import link, machine
 from keepalive.client.address import address_of
 from keepalive.client.link import Link
+from keepalive.messages import Wait, encode
+from keepalive.testing import VirtualClock
 
 from .conftest import Serve
 from .raw import DEADLINE, certified
@@ -75,6 +77,11 @@ def http(status: str, body: str = "", *headers: str) -> bytes:
     return "\r\n".join(lines).encode()
 
 
+def methods(asked: list[bytes]) -> list[str]:
+    """Of the requests that have come."""
+    return [line.split()[0].decode() for line in asked]
+
+
 async def refused(url: str, **options: object) -> ConnectError:
     """The error that entering raises, within the time that an entry has."""
     async with asyncio.timeout(DEADLINE):
@@ -96,11 +103,20 @@ async def test_no_server() -> None:
 
 async def test_a_server_that_takes_the_connection_and_keeps_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "GREETING", 0.2)
+    monkeypatch.setattr(link, "POST_TIMEOUT", 0.2)
     async with answering(None) as (port, asked):
         error = await refused(f"http://127.0.0.1:{port}")
         assert type(error) is ServerUnavailable
         assert "has said nothing" in error.problem
-        assert len(asked) == 1
+        assert methods(asked) == ["GET", "POST"]
+
+
+async def test_a_server_that_keeps_silent_while_time_stands_still(
+    monkeypatch: pytest.MonkeyPatch, clock: VirtualClock
+) -> None:
+    """How long it has is a matter of the machine's time, as nobody moves the clock meanwhile."""
+    await test_a_server_that_takes_the_connection_and_keeps_silent(monkeypatch)
+    assert clock.monotonic() == VirtualClock().monotonic()
 
 
 async def test_a_name_that_does_not_resolve() -> None:
@@ -165,6 +181,59 @@ async def test_a_server_of_another_protocol_version() -> None:
 async def test_a_proxy_that_loses_the_subprotocol_is_no_other_version() -> None:
     async with answering(http("400 Bad Request", "offer the subprotocol keepalive.v1\n")) as (port, _):
         assert type(await refused(f"http://127.0.0.1:{port}")) is NotKeepaliveError
+
+
+async def both_errors(url: str, cookie: str) -> list[ConnectError]:
+    """What a heart and a pool are told, with this header `Cookie`."""
+    async with ClientSession(headers={"Cookie": cookie}) as session:
+        errors = [await refused(url, session=session, cookies=None)]
+    async with keepalive.HeartPool(url) as pool:
+        name, _, value = cookie.partition("=")
+        pool.add({name: value})
+        with pytest.raises(ConnectError) as caught:
+            await pool.opened(DEADLINE)
+    return [*errors, caught.value]
+
+
+async def test_a_server_that_does_not_answer_for_this_host(serve: Serve) -> None:
+    app = web.Application()
+    keepalive.setup(app, "memory://", hosts=["app.example"])
+    port = (await serve(app)).port
+    for error in await both_errors(f"http://127.0.0.1:{port}", "keepalive=any"):
+        assert type(error) is NotKeepaliveError
+        assert error.problem == f"the server at http://127.0.0.1:{port} does not answer for this host"
+        assert "its setting `hosts`" in error.solution
+
+
+async def test_two_session_cookies(serve: Serve) -> None:
+    """It is our server, and the client can mend it."""
+    app = web.Application()
+    keepalive.setup(app, "memory://")
+    port = (await serve(app)).port
+    for error in await both_errors(f"http://127.0.0.1:{port}", "keepalive=one; keepalive=two"):
+        assert type(error) is ConnectError
+        assert "two session cookies" in error.problem
+        assert "clear this site's cookies" in error.solution
+
+
+async def test_a_server_without_sockets_whose_store_is_away() -> None:
+    """It is ours all the same."""
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        wait = encode(Wait(0, retry_in=2.0, why="store")).decode()
+        posted = head.startswith(b"POST")
+        writer.write(http("503 Service Unavailable", wait) if posted else http("426 Upgrade Required"))
+
+    async with listening(speak) as port:
+        error = await refused(f"http://127.0.0.1:{port}")
+        assert type(error) is ServerUnavailable
+        assert error.problem == f"http://127.0.0.1:{port} cannot let anybody in now (store)"
+        async with keepalive.HeartPool(f"http://127.0.0.1:{port}") as pool:
+            heart = pool.add({})
+            with pytest.raises(ServerUnavailable, match="1 of 1 hearts"):
+                await pool.opened(0.3)
+            assert heart.error is None, "it goes on trying"
 
 
 async def test_a_wrong_origin(serve: Serve) -> None:
@@ -273,6 +342,14 @@ def test_a_name_that_nobody_can_look_up(url: str) -> None:
         keepalive.connect(url, cookies={})
     with pytest.raises(SettingError, match="URL"):
         keepalive.HeartPool(url)
+
+
+@pytest.mark.parametrize("user", ["%E2%82%AC:x", "a%3Ab:x"])
+def test_a_user_and_a_password_that_cannot_be_sent(user: str) -> None:
+    with pytest.raises(SettingError, match="URL"):
+        keepalive.connect(f"http://{user}@app.example", cookies={})
+    with pytest.raises(SettingError, match="URL"):
+        keepalive.HeartPool(f"http://{user}@app.example")
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a\n"])

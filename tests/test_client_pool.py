@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from hashlib import sha1
+from random import Random
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from cryptography.fernet import Fernet
 from keepalive import (
     HeartPool,
     KeepaliveError,
+    Limits,
     Mode,
     NotKeepaliveError,
     OriginError,
@@ -37,15 +39,15 @@ from keepalive.client import frames as client_frames
 from keepalive.client.address import address_of
 from keepalive.client.machine import Fact
 from keepalive.client.pool import AT_ONCE
-from keepalive.clock import ManualClock, SystemClock
+from keepalive.clock import SystemClock
 from keepalive.frames import Frame, Opcode, Reader
 from keepalive.messages import Beat, CloseCode, End, Hello, Push, encode
-from keepalive.testing import VirtualClock
+from keepalive.testing import KeepaliveApp, KeepaliveServer, VirtualClock
 
 from .conftest import Serve
 from .raw import DEADLINE, certified, serving, until
 from .test_client import World
-from .test_client_errors import answering, http, listening
+from .test_client_errors import answering, http, listening, methods
 
 MOST = 3 * 1024
 """Bytes of memory for each heart."""
@@ -83,10 +85,15 @@ async def test_all_hearts_of_a_pool_live(world: World) -> None:
     await until(lambda: world.keepalive.connected == (0, 0))
 
 
-async def test_hours_pass_on_a_clock_that_is_moved_by_hand(serve: Serve) -> None:
-    """Each heart pings every 25 s ±10 %, and all end at the absolute deadline."""
-    clock = ManualClock()
-    world = World(clock=clock, policy=Policy(absolute_timeout=3600))
+# Virtual time.
+
+
+async def test_half_an_hour_passes_in_virtual_time(
+    keepalive_app: KeepaliveApp, clock: VirtualClock, serve: Serve
+) -> None:
+    """Each heart pings every 25 s ±10 %, and each session ends at its absolute deadline."""
+    world = World(policy=Policy(absolute_timeout=1800))
+    keepalive_app(world.app)
     world.port = (await serve(world.app)).port
     ends: list[Event] = []
 
@@ -94,20 +101,90 @@ async def test_hours_pass_on_a_clock_that_is_moved_by_hand(serve: Serve) -> None
         if isinstance(event, End):
             ends.append(event)
 
-    async with HeartPool(world.url, on_event=on_event, clock=clock) as pool:
-        for cookies in await jars(world, 20):
+    async with HeartPool(world.url, on_event=on_event) as pool:
+        for cookies in await jars(world, 5):
             pool.add(cookies)
         await pool.opened(DEADLINE)
+        assert not pool.busy
+        clock.drive(pool)
+        await clock.advance(minutes=29, seconds=59)
         counts = world.keepalive.counts
-        while len(ends) < 20:
-            clock.advance(5)
-            world.keepalive._heart.tick()
-            pool.tick()
-            await asyncio.sleep(0.002)
-            await until(lambda: counts.beats == counts.pings or ends)
-        assert 3600 / 35 < counts.pings / 20 < 3600 / 22
-        assert counts.asks < 20
-    assert ends == [End(Reason.ABSOLUTE)] * 20
+        assert (pool.states, ends, counts.asks) == ({State.OPEN: 5}, [], 0)
+        assert 1800 / 27.5 < counts.beats / 5 < 1800 / 22.5
+        await clock.advance(seconds=1.5)
+        assert [heart.expires_in for heart in pool] == [0.0] * 5
+    assert ends == [End(Reason.ABSOLUTE)] * 5
+
+
+async def test_hundreds_of_users_and_their_working_day(
+    keepalive_server: KeepaliveServer, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who goes early, and leaves the page open: an idle timeout later; all others at the absolute one."""
+    draw = Random(8)  # what comes due at the same time is one step, however much it is
+    monkeypatch.setattr("keepalive.client.pool.random", lambda: draw.choice((0.1, 0.8)))
+    monkeypatch.setattr("keepalive.heart.LOOK_AGAIN", 900)  # else it takes a step a minute for each session
+    count, half_hour, day = 300, 1800.0, 8 * 3600.0
+    policy = Policy(
+        mode="activity", ping_interval=900, touch_every=900, idle_timeout=5500, absolute_timeout=day
+    )
+    server = await keepalive_server(policy=policy, limits=Limits(pages_per_address=count))
+    began = clock.monotonic()
+    ended: dict[PoolHeart, tuple[float, Reason]] = {}
+
+    def on_event(heart: PoolHeart, event: Event) -> None:
+        if isinstance(event, End):
+            ended[heart] = clock.monotonic() - began, event.reason
+
+    async with HeartPool(server.url, on_event=on_event) as pool:
+        hearts = []
+        for number in range(count):
+            jar = await server.sign_in(f"user {number}")
+            hearts.append(pool.add({cookie.key: cookie.value for cookie in jar}))
+        await pool.opened(DEADLINE)
+        clock.drive(pool)
+        for step in range(16):
+            for heart in hearts[step * count // 16 :]:
+                heart.ping()
+            await clock.advance(seconds=half_hour)
+        await clock.advance(seconds=1)
+    for number, heart in enumerate(hearts):
+        last_step = next(step for step in range(15, -1, -1) if step * count // 16 <= number)
+        idle_at = last_step * half_hour + policy.idle_timeout
+        at, reason = ended[heart]
+        assert at == pytest.approx(min(idle_at, day), abs=0.5)
+        assert reason is (Reason.IDLE if idle_at < day else Reason.ABSOLUTE)
+    assert {reason for _, reason in ended.values()} == {Reason.IDLE, Reason.ABSOLUTE}
+
+
+async def test_while_a_heart_of_a_pool_waits_for_its_server_time_stands_still(
+    keepalive_app: KeepaliveApp, clock: VirtualClock, world: World
+) -> None:
+    keepalive_app(world.app)
+    answered = asyncio.Event()
+
+    async def slow(request: web.Request) -> web.StreamResponse:
+        await answered.wait()
+        raise web.HTTPUpgradeRequired
+
+    async with HeartPool(world.url) as pool:
+        pool.add(*await jars(world, 1))
+        await pool.opened(DEADLINE)
+        clock.drive(pool)
+        world.sockets, world.blocked = False, slow
+        world.close()
+        await until(lambda: pool.states == {State.WAITING: 1})
+        hour = asyncio.create_task(clock.advance(hours=1))
+        await until(lambda: pool.busy)
+        since = clock.monotonic()
+        await asyncio.sleep(0.05)
+        assert (clock.monotonic(), hour.done()) == (since, False)
+        answered.set()
+        await hour
+        assert pool.states == {State.POLLING: 1}
+        assert 3600 / 27.5 - 5 < len(world.posts) < 3600 / 22.5 + 5
+
+
+# What a program asks.
 
 
 async def test_a_heart_pings_on_demand_and_tells_of_the_user(world: World) -> None:
@@ -328,14 +405,14 @@ async def test_a_pool_hears_of_a_session_that_is_over(world: World) -> None:
         (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 20_000, NotKeepaliveError),
     ],
 )
-async def test_a_heart_that_is_refused_for_good_tries_once(answer: bytes, kind: type[Exception]) -> None:
+async def test_a_heart_that_is_refused_for_good_asks_twice(answer: bytes, kind: type[Exception]) -> None:
     async with answering(answer) as (port, asked), HeartPool(f"http://127.0.0.1:{port}") as pool:
         heart = pool.add({})
         with pytest.raises(kind) as caught:
             await pool.opened(DEADLINE)
         assert heart.error is caught.value
         assert heart.state is State.IDLE
-        assert len(asked) == 1
+        assert methods(asked) == ["GET", "POST"]
 
 
 async def test_a_server_that_is_away_is_tried_again_by_the_rules() -> None:

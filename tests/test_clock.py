@@ -1,10 +1,15 @@
 """Clocks: the machine's, and the one that a test moves."""
 
 import time
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from keepalive.clock import Clock, ManualClock, SystemClock
+from keepalive.policy import Policy, Reason
+from keepalive.stores import SessionStore, open_store
+from keepalive.touchers import Left, Touch
 
 
 def test_both_clocks_are_clocks() -> None:
@@ -66,3 +71,47 @@ def test_jump_moves_only_the_wall_clock(seconds: float) -> None:
     clock.jump(seconds)
     assert clock.wall() == 5000.0 + seconds
     assert clock.monotonic() == monotonic
+
+
+# What a step of the wall clock does to sessions; docs/security.md says so.
+
+KEY = bytes(32)
+POLICY = Policy(idle_timeout=7200, absolute_timeout=7200)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture(params=["memory://", "sqlite:///{}/sessions.db"], ids=["memory", "sqlite"])
+async def store(
+    request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock
+) -> AsyncIterator[SessionStore]:
+    """With one session, which may live for two hours."""
+    store = open_store(request.param.format(tmp_path), clock=clock)
+    await store.open()
+    await store.create(KEY, data=b"", user="ann", policy=POLICY)
+    yield store
+    await store.close()
+
+
+@pytest.mark.parametrize("step", [-3600.0, 3600.0])
+async def test_a_step_moves_the_deadlines_by_as_much(
+    store: SessionStore, clock: ManualClock, step: float
+) -> None:
+    clock.jump(step)
+    assert await store.peek(KEY) == Left(7200 - step, 7200 - step)
+    clock.advance(7200 - step - 1)
+    assert await store.peek(KEY) == Left(1, 1)
+    clock.advance(1)
+    assert isinstance(await store.peek(KEY), Reason)
+
+
+async def test_no_step_brings_back_what_was_ended(store: SessionStore, clock: ManualClock) -> None:
+    await store.end(KEY, Reason.LOGOUT)
+    for step in -3600.0, -86400.0, 30 * 86400.0, -30 * 86400.0:
+        clock.jump(step)
+        assert isinstance(await store.load(KEY), Reason)
+        await store.sweep()
+        assert (await store.touch([Touch(KEY, 7200)]))[0] in (Reason.LOGOUT, Reason.UNKNOWN)

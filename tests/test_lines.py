@@ -1,8 +1,10 @@
 """Log lines that nobody takes must stop nobody."""
 
+import asyncio
 import fcntl
 import logging
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
@@ -12,9 +14,17 @@ import pytest
 
 from keepalive.lines import PATIENCE, LineHandler, dropped, to_descriptor, to_file
 
+from . import test_server
 from .conftest import Browse, Serve
 from .raw import ping
+from .test_security import altered
 from .test_web import make_app, signed_in
+
+SHORT = """
+from functools import partial
+from keepalive import logs
+logs.LineHandler = partial(logs.LineHandler, most=20)
+"""
 
 
 def record(text: str, *args: object) -> logging.LogRecord:
@@ -131,3 +141,23 @@ async def test_a_full_pipe_costs_no_beat(serve: Serve, browse: Browse, full_pipe
         root.removeHandler(handler)
     finally:
         logger.removeHandler(handler)
+
+
+async def test_a_server_beats_on_whose_log_nobody_takes(
+    tmp_path: Path, browse: Browse, full_pipe: int
+) -> None:
+    """As it is set up by itself, but with a shorter queue; each malformed request is a line of its log."""
+    async with altered(tmp_path, SHORT, stderr=full_pipe) as (server, _):
+        browser = await test_server.signed_in(browse, server.port)
+        page = await browser.page()
+        for n in range(30):
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nCookie : x\r\n\r\n")
+            assert b" 400 " in await reader.readline()
+            writer.transport.abort()
+            page.send(ping(n))
+            assert (await page.message("beat"))["n"] == n
+        metrics = (await browser.get("/metrics")).body.decode()
+    dropped = re.search(r'^keepalive_log_lines_dropped_total\{log="server"\} (\d+)', metrics, re.MULTILINE)
+    assert dropped
+    assert 9 <= int(dropped[1]) <= 30  # one is in the thread's hand

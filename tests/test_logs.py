@@ -100,6 +100,21 @@ def test_a_terminal_gets_no_control_characters(stream: Stream) -> None:
     assert text.count("\n") == 1
 
 
+@on_a_terminal
+def test_nor_does_it_by_a_traceback(stream: Stream) -> None:
+    """An error may quote what somebody has sent."""
+    configure(stream)
+    try:
+        raise RuntimeError("ann\x1b[2J\r\u202e")
+    except RuntimeError:
+        logging.getLogger("aiohttp.server").exception("Error handling request")
+    text = stream.getvalue()
+    assert r"RuntimeError: ann\x1b[2J\r\u202e" in text
+    assert "\n  File " in text
+    assert "\x1b[2J" not in text
+    assert "\u202e" not in text
+
+
 def test_a_traceback_shows_no_variables(stream: Stream) -> None:
     configure(stream)
     fail()

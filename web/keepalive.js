@@ -72,7 +72,6 @@ export class Keepalive extends EventTarget {
   #socket = null;
   /** What this page calls itself, until it says goodbye. @type {string | null} */
   #id = null;
-  #socketListening = new AbortController();
   #pageListening = new AbortController();
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #timer;
@@ -126,8 +125,8 @@ export class Keepalive extends EventTarget {
     return state === "following" && led !== "open" ? led : state;
   }
 
-  /** Whether the session is known to live. It is not after the page woke up, nor when the deadline has
-   * passed without a word, until the server has spoken. */
+  /** Whether the session is known to live. It is not after a long sleep, a freeze or on a page from history, nor
+   * when the deadline has passed without a word, until the server has spoken. */
   get known() {
     return this.#context.known;
   }
@@ -240,18 +239,20 @@ export class Keepalive extends EventTarget {
     }
   }
 
-  #connect() {
-    const url = new URL("ws", this.#base);
-    url.protocol = url.protocol.replace("http", "ws"); // older browsers take no other
+  /** Where to say what, as this page. @param {string} name */
+  #url(name) {
     // An insecure page has no randomUUID().
     this.#id ??= this.#env.crypto.getRandomValues(new Uint32Array(3)).join("-");
-    url.search = `page=${this.#id}`;
-    const { signal } = (this.#socketListening = new AbortController());
+    return new URL(`${name}?page=${this.#id}`, this.#base);
+  }
+
+  #connect() {
+    const url = this.#url("ws").href.replace("http", "ws"); // older browsers take no other
     try {
       const socket = (this.#socket = new this.#env.WebSocket(url, SUBPROTOCOL));
-      socket.addEventListener("message", ({ data }) => this.#hear(data), { signal });
-      socket.addEventListener("close", ({ code }) => this.#dispatch({ type: "closed", code }), { signal });
-      socket.addEventListener("error", () => this.#dispatch({ type: "error" }), { signal });
+      socket.onmessage = ({ data }) => this.#hear(data);
+      socket.onclose = ({ code }) => this.#dispatch({ type: "closed", code });
+      socket.onerror = () => this.#dispatch({ type: "error" });
     } catch {
       // A policy forbids it: Firefox throws, and everybody does for ws: from an https: page.
       this.#dispatch({ type: "closed", code: 1006 });
@@ -260,13 +261,16 @@ export class Keepalive extends EventTarget {
 
   /** @param {boolean} returns whether this page will want a socket again; if not, that is its goodbye */
   #drop(returns) {
-    this.#socketListening.abort();
     const socket = this.#socket;
     this.#socket = null;
-    // Also while it connects: Firefox opens one socket to a host at a time, and the next would wait.
-    if (socket && socket.readyState < 2) socket.close(returns ? RETURNING : GOODBYE);
-    // An id is gone with its goodbye, which the server may hear later than what comes after it.
-    if (!returns) this.#id = null;
+    if (socket) {
+      socket.onmessage = socket.onclose = socket.onerror = null;
+      // Also while it connects: Firefox opens one socket to a host at a time, and the next would wait.
+      if (socket.readyState < 2) socket.close(returns ? RETURNING : GOODBYE);
+      // An id is gone with its goodbye, which the server may hear later than what comes after it. By
+      // POST there is none: whoever polls keeps its id, for the socket that says goodbye at last.
+      if (!returns) this.#id = null;
+    }
   }
 
   /** Answered before this returns: a hidden page gets its messages in time, but not its timers.
@@ -295,7 +299,7 @@ export class Keepalive extends EventTarget {
   async #post({ n, visible }) {
     let message = null;
     try {
-      const response = await this.#env.fetch(new URL("heartbeat", this.#base), {
+      const response = await this.#env.fetch(this.#url("heartbeat"), {
         method: "POST",
         body: this.#ping({ n, visible }),
         headers: { "Content-Type": "application/json" },

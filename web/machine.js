@@ -46,7 +46,8 @@
  * @property {number} warnBefore ms
  * @property {string | null} mode
  * @property {string | null} who stands for the user
- * @property {boolean} known whether the session is known to live; false from when the page wakes, or the deadline passes, until the server speaks
+ * @property {boolean} known whether the session is known to live; false after a long sleep, a freeze, from
+ *   history, or past the deadline, until the server speaks
  * @property {number} expiresAt the nearer deadline of the session, as the server last told; NaN while unknown,
  *   which is neither past nor to come
  * @property {number} endsAt the absolute one; NaN without
@@ -85,7 +86,6 @@ export const initial = Object.freeze({
 
 /** The messages a server may send; nothing else it says becomes an event. */
 export const MESSAGES = Object.freeze(["hello", "beat", "ask", "wait", "warning", "end", "push"]);
-const HEARD = [...MESSAGES, "led"];
 
 // By close code, from 4501 on.
 const REASONS = ["idle", "absolute", "logout", "unknown", "evicted", "revoked"];
@@ -94,10 +94,12 @@ const GREETING = 10_000; // from opening the socket to `hello`
 const PROBE = 5_000; // from waking up to an answer
 const BROKEN = 1_000; // from `error` to a `close`: Chromium sends none when a policy blocks the socket
 const STABLE = 5_000; // an open socket this old has proved itself
+const ASLEEP = 90_000; // so late is no timer that is merely throttled: Chromium runs a hidden page's once a minute
 const OFFLINE = 60_000; // navigator.onLine is only a hint, so try all the same
 const GAP = 2_000; // between pings, and between attempts, that the user hastens
 const LEAST_DELAY = 500;
 const MOST_DELAY = 30_000;
+const LEAST_INTERVAL = 1_000;
 const BLOCKED = 2; // failures before a POST tells whether it is the server that is away, or only the socket
 const REOPEN = 300_000; // a page that polls tries the socket now and then
 
@@ -130,7 +132,6 @@ const AWAY = {
   ...LIVE,
   retry: { to: "connecting" },
   wake: { to: "connecting" },
-  jump: { to: "connecting" },
   online: { to: "connecting" },
   offline: { to: "offline" },
   nudge: { do: insist },
@@ -159,7 +160,7 @@ export const TABLE = {
   },
   waiting: { ...AWAY, retry: { to: (c) => (c.failures < BLOCKED ? "connecting" : "waiting"), do: knock } },
   offline: AWAY,
-  polling: { ...AWAY, ping: { do: poll }, nudge: { do: hasten }, jump: {} },
+  polling: { ...AWAY, ping: { do: poll }, nudge: { do: hasten } },
   following: {
     ...LIVE,
     lead: { to: "connecting", do: (c, { share = true }) => void (c.share = share) },
@@ -168,7 +169,7 @@ export const TABLE = {
     warning: { do: warn },
     push: { do: tell },
     end: { to: "ended", do: conclude },
-    led: { do: (c, { state }) => void (c.led = state) },
+    led: { do: trust },
     nudge: { do: request },
     wake: { do: probe },
     jump: { do: probe },
@@ -234,13 +235,13 @@ export function next(context, event, env) {
   const late = c.now - nearest(context);
   if (c.now < context.now) carryBack(c, c.now - context.now);
   step(c, event);
-  if (hears(c.state) && HEARD.includes(event.type)) listen(c);
+  if (hears(c.state) && MESSAGES.includes(event.type)) listen(c);
   if (late > paceOf(c)) step(c, { type: "jump" }); // nothing has run here for so long
   for (let name = overdue(c); name; name = overdue(c)) {
     delete c.deadlines[name];
     step(c, { type: name });
   }
-  if (isLive(c.state) && c.expiresAt <= c.now) c.known = false;
+  if (isLive(c.state) && (late > ASLEEP || c.expiresAt <= c.now)) c.known = false;
   return { context: c, effects: c.effects };
 }
 
@@ -340,7 +341,7 @@ function greet(c, event) {
  * @type {Action} */
 function agree(c, event) {
   c.who = event.who ?? null;
-  c.interval = Math.max(1_000, ms(event.interval, c.interval));
+  c.interval = Math.max(LEAST_INTERVAL, ms(event.interval, c.interval));
   c.hiddenInterval = Math.max(c.interval, ms(event.hidden_interval, 0));
   c.warnBefore = ms(event.warn_before, c.warnBefore);
   c.mode = event.mode ?? null;
@@ -417,7 +418,7 @@ function say(c, type) {
 
 /** @param {Turn} c */
 function ping(c) {
-  rest(c);
+  c.deadlines.ping = nextPing(c);
   say(c, "send");
 }
 
@@ -440,12 +441,20 @@ function poll(c) {
 function knock(c) {
   if (c.state !== "waiting") return;
   c.tried = c.now;
+  c.deadlines.retry = c.now + MOST_DELAY; // the answer says when; this tells that a sleep came between
   post(c);
 }
 
 /** @param {Turn} c */
 function request(c) {
   c.effects.push({ type: "request" });
+}
+
+/** The tab that leads says how it fares: it is there.
+ * @type {Action} */
+function trust(c, { state }) {
+  c.led = state;
+  listen(c);
 }
 
 /** The tab that leads is gone without a word. A hidden page leaves that to one that shows.
@@ -457,18 +466,18 @@ function steal(c) {
 
 /** @param {Turn} c */
 function hasten(c) {
-  bringForward(c, "ping", c.pinged);
+  bringForward(c, "ping", c.pinged + GAP);
 }
 
 /** A user does not wait for a back-off.
  * @param {Turn} c */
 function insist(c) {
-  bringForward(c, "retry", c.tried);
+  bringForward(c, "retry", c.tried + GAP);
 }
 
-/** @param {Turn} c @param {string} deadline @param {number} last when the like was done before */
-function bringForward(c, deadline, last) {
-  c.deadlines[deadline] = Math.min(c.deadlines[deadline] ?? Infinity, Math.max(c.now, last + GAP));
+/** @param {Turn} c @param {string} deadline @param {number} at */
+function bringForward(c, deadline, at) {
+  c.deadlines[deadline] = Math.min(c.deadlines[deadline] ?? Infinity, at);
 }
 
 /** @type {Action} */
@@ -489,7 +498,6 @@ function settle(c, { n, message }) {
   else if (message?.type === "beat") {
     c.answered = true;
     agree(c, message);
-    if (c.state === "polling") rest(c, c.deadlines.ping); // one that was asked for meanwhile comes first
     confirm(c, message);
     foresee(c, message);
   } else if (c.state === "polling") {
@@ -501,12 +509,18 @@ function settle(c, { n, message }) {
   }
 }
 
-/** Nobody can call a page that polls, so it warns itself.
+/** Nobody can call a page that polls, so it warns itself; and it asks when a warning comes due, by the
+ * deadline that a ping does not move.
  * @type {Action} */
 function foresee(c, { expires_in, ends_in }) {
+  const due = (c.mode === "presence" ? c.endsAt : c.expiresAt) - c.warnBefore;
+  if (c.state === "polling") {
+    bringForward(c, "ping", nextPing(c)); // one that was asked for meanwhile comes first
+    if (due > c.now) bringForward(c, "ping", Math.max(due, c.now + LEAST_INTERVAL));
+  }
   if (c.warning || ms(expires_in, 0) > c.warnBefore) return;
-  const extendable = !(ends_in <= expires_in);
-  warn(c, { type: "warning", expires_in, why: extendable ? "idle" : "absolute", extendable });
+  const why = ends_in <= expires_in ? "absolute" : "idle";
+  warn(c, { type: "warning", expires_in, why, extendable: why === "idle" && c.mode !== "observe" });
 }
 
 // Small parts.
@@ -533,11 +547,9 @@ function isSeen(c) {
 /** @param {Turn} c */
 const paceOf = (c) => (isSeen(c) ? c.interval : c.hiddenInterval);
 
-/** When the next ping is due: ±10 %, so that pages which came together do not stay together.
- * @param {Turn} c @param {number} [latest] */
-function rest(c, latest = Infinity) {
-  c.deadlines.ping = Math.min(latest, c.now + paceOf(c) * (0.9 + 0.2 * c.random));
-}
+/** ±10 %, so that pages which came together do not stay together.
+ * @param {Turn} c */
+const nextPing = (c) => c.now + paceOf(c) * (0.9 + 0.2 * c.random);
 
 /** Full jitter. A first loss is likely everybody's, so the server says over how long to spread it.
  * @param {Turn} c */

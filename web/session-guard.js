@@ -24,8 +24,8 @@ const Base = /** @type {typeof HTMLElement} */ (globalThis.HTMLElement ?? class 
 
 /**
  * One a page, on pages that need a session, straight in `<body>`. It marks `<html data-session>` as
- * `alive`, `warning`, `unknown` (after a wake-up, or past the deadline, until the server has spoken)
- * or `ended`; and it looks after what the page marks:
+ * `alive`, `warning`, `unknown` (after a long sleep, a freeze, from history, or past the deadline, until
+ * the server has spoken) or `ended`; and it looks after what the page marks:
  *
  * - `data-private`: is blurred while unknown, and covered and inert once the session is over.
  * - `<form data-keep>` with an id or a name: what was typed is kept over a sign-in that leaves the

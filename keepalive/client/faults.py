@@ -10,6 +10,7 @@ from ..errors import ConnectError, NotKeepaliveError, OriginError, ServerUnavail
 from ..messages import SUBPROTOCOL
 
 _BUSY = {429, 502, 503, 504}
+_TWO_COOKIES = "Two session cookies came"
 _OFFERED = re.compile(r"\bkeepalive\.v\d+\b")
 _AGAIN = "see that it runs, or try again later"
 _MOUNTED = "give the URL under which its routes are mounted, as in https://app.example/keepalive"
@@ -46,13 +47,21 @@ def refused(url: URL, status: int, body: str = "") -> ConnectError:
         body: its text, as far as known.
     """
     if status in _BUSY:
-        return ServerUnavailable(
-            f"{url.origin()} cannot let anybody in now (HTTP {status})", "try again later"
-        )
+        return not_now(url, f"HTTP {status}")
     if status == 403:
         return OriginError(
             f"{url.origin()} refuses the origin",
             "send no Origin header, or one that its setting `origin`, or `origins` of setup(), lists",
+        )
+    if status == 421:
+        return NotKeepaliveError(
+            f"the server at {url.origin()} does not answer for this host",
+            "use a host name that its setting `hosts` lists, or add this one there",
+        )
+    if status == 400 and _TWO_COOKIES in body:
+        return ConnectError(
+            f"{url.origin()} refuses two session cookies in one request",
+            "clear this site's cookies in the cookie jar, and sign in again",
         )
     offered = _OFFERED.search(body)
     if status == 400 and offered and offered[0] != SUBPROTOCOL:
@@ -68,5 +77,11 @@ def not_ours(url: URL, answer: str) -> NotKeepaliveError:
     return NotKeepaliveError(f"no keepalive server answers at {url.origin()}{url.path} ({answer})", _MOUNTED)
 
 
+def not_now(url: URL, why: str) -> ServerUnavailable:
+    """The server, or its proxy, says that it cannot."""
+    return ServerUnavailable(f"{url.origin()} cannot let anybody in now ({why})", "try again later")
+
+
 def no_hello(url: URL) -> ServerUnavailable:
-    return ServerUnavailable(f"{url.origin()} took the connection and has said nothing", _AGAIN)
+    """A socket that was never greeted, and a POST that got no answer either."""
+    return ServerUnavailable(f"{url.origin()} has said nothing, neither by WebSocket nor by HTTP", _AGAIN)

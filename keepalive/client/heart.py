@@ -23,7 +23,7 @@ from ..errors import (
     SessionEnded,
     SettingError,
 )
-from ..messages import Beat, CloseCode, End, HttpBeat, Ping, decode, decode_message, encode
+from ..messages import Beat, CloseCode, End, HttpBeat, Ping, Wait, decode, decode_message, encode
 from ..policy import Mode, Reason
 from . import faults
 from .address import address_of
@@ -110,6 +110,7 @@ class Heart:
         self._parting = CloseCode.NORMAL
         self._socket: Socket | None = None
         self._talking: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
         self._life: asyncio.Task[None] | None = None
         self._owned: aiohttp.ClientSession | None = None
 
@@ -145,7 +146,7 @@ class Heart:
 
     @property
     def expires_in(self) -> float | None:
-        """Seconds until the session ends unless something extends it; `None` while unknown."""
+        """Seconds until the session ends unless something extends it; `None` while unknown, 0.0 after it."""
         return self._left(self._machine.expires_at)
 
     @property
@@ -231,7 +232,7 @@ class Heart:
     @property
     def busy(self) -> bool:
         """Whether it waits for its server: to be greeted, or for the answer to a ping over HTTP."""
-        return self._machine.busy
+        return self._machine.busy or (self._looking is not None and not self._looking.done())
 
     def tick(self) -> None:
         """Do what has come due. The heart sees to it by itself, unless its clock is moved by hand."""
@@ -260,8 +261,9 @@ class Heart:
         state = self.state
         if state is previous:
             return
-        if state is State.WAITING and not self._opened.done():
-            self._opened.set_exception(self._fault or faults.no_hello(self._address.socket))
+        if state is State.WAITING and not self._opened.done() and self._looking is None:
+            fault = self._fault or faults.no_hello(self._address.socket)
+            self._looking = self._tasks.create_task(self._look_closer(fault))
         elif state in (State.OPEN, State.POLLING) and not self._opened.done():
             self._opened.set_result(None)
         self._tell(StateChange(state, previous))
@@ -296,8 +298,12 @@ class Heart:
         due = self._machine.due
         pause = due - self._clock.monotonic()
         self._timer = (
-            None if due == inf else asyncio.get_running_loop().call_later(max(pause, 0.0), self.tick)
+            None if due == inf else asyncio.get_running_loop().call_later(max(pause, 0.0), self._on_timer)
         )
+
+    def _on_timer(self) -> None:
+        """Something is due by the machine's time: a greeting in any case, all else if the clock says so."""
+        self._dispatch(Closed(1006) if self.state is State.CONNECTING else Fact.TICK)
 
     def _ping(self, n: int) -> bytes:
         idle = None if self._active_at is None else max(0.0, self._clock.monotonic() - self._active_at)
@@ -381,8 +387,9 @@ class Heart:
                 code = await self._listen(socket)
         except (aiohttp.ClientError, OSError, ConnectError) as error:
             self._fault = faults.failed(self._address.socket, error)
-            if not self._opened.done():
-                await self._look_closer(error)
+            if isinstance(error, aiohttp.ClientResponseError) and error.status == 400:
+                body = "" if self._opened.done() else await self._link.read_refusal()
+                self._fault = faults.refused(self._address.socket, error.status, body)
         self._talking = self._socket = None
         self._dispatch(Closed(code))
 
@@ -399,16 +406,15 @@ class Heart:
             raise
         return socket.close_code or 1006
 
-    async def _look_closer(self, error: Exception) -> None:
-        """A first handshake has failed: is it the socket alone, or what does the server say to it?"""
-        if isinstance(error, aiohttp.ClientConnectorError):
-            return
+    async def _look_closer(self, fault: ConnectError) -> None:
+        """A first socket has failed: is it the socket alone?"""
         answer = await self._link.ask(self._ping(0))
         if isinstance(answer, HttpBeat | End):
             self._dispatch(Posted(0, answer))
-        elif isinstance(error, aiohttp.ClientResponseError) and error.status == 400:
-            body = await self._link.read_refusal()
-            self._fault = faults.refused(self._address.socket, error.status, body)
+        elif not self._opened.done():
+            if isinstance(answer, Wait):
+                fault = faults.not_now(self._address.socket, answer.why)
+            self._opened.set_exception(fault)
 
     async def _post(self, n: int) -> None:
         self._dispatch(Posted(n, await self._link.ask(self._ping(n))))

@@ -67,7 +67,7 @@ class Link:
         """Ping over HTTP; `None` if that gets no answer of the protocol."""
         try:
             async with self._http.post(
-                self._address.heartbeat,
+                self._address.heartbeat.with_query(page=self._page),
                 data=ping,
                 headers={"Content-Type": "application/json"},
                 timeout=aiohttp.ClientTimeout(total=POST_TIMEOUT),

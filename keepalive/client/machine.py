@@ -158,7 +158,7 @@ class Machine:
         self.n = 0
         """The number of the last ping."""
         self.expires_at: float | None = None
-        """The nearer deadline of the session, as the server last told."""
+        """The nearer deadline of the session, as the server last told; once it is over, when that was."""
         self.ends_at: float | None = None
         """The absolute one."""
         self.mode: Mode | None = None
@@ -183,7 +183,7 @@ class Machine:
     @property
     def busy(self) -> bool:
         """Whether it waits for the server: to be greeted, or for the answer to a POST."""
-        return self.state is State.CONNECTING or self._posting > 0
+        return self.state is State.CONNECTING or (self._posting > 0 and "posted" in TABLE[self.state])
 
     def take(self, event: Event, now: float, random: float) -> list[Effect]:
         """Take one event.
@@ -326,6 +326,7 @@ def _conclude(m: Machine, event: End | Closed, turn: _Turn) -> None:
     if m.state is not State.ENDED:
         return
     m.end = event if isinstance(event, End) else End(_REASONS.get(event.code, Reason.UNKNOWN))
+    m.expires_at = m.ends_at = turn.now
     m.warned = False
     turn.effects.append(Emit(m.end))
 
@@ -343,8 +344,6 @@ def _settle(m: Machine, event: Posted, turn: _Turn) -> None:
     elif isinstance(message, HttpBeat):
         m._answered = True
         _agree(m, message)
-        if m.state is State.POLLING:
-            _no_later(m, "ping", _next_ping(m, turn))  # one that was asked for meanwhile comes first
         _confirm(m, message, turn)
         _foresee(m, message, turn)
     elif m.state is State.POLLING:
@@ -357,12 +356,20 @@ def _settle(m: Machine, event: Posted, turn: _Turn) -> None:
 
 
 def _foresee(m: Machine, event: HttpBeat, turn: _Turn) -> None:
-    """Nobody can call a heart that polls, so it warns itself."""
+    """Nobody can call a heart that polls, so it warns itself; and it asks when a warning comes due, by the
+    deadline that a ping does not move.
+    """
+    fixed_at = m.ends_at if m.mode is Mode.PRESENCE else m.expires_at
+    due = -inf if fixed_at is None else fixed_at - m._warn_before
+    if m.state is State.POLLING:
+        _no_later(m, "ping", _next_ping(m, turn))  # one that was asked for meanwhile comes first
+        if due > turn.now:
+            _no_later(m, "ping", max(due, turn.now + LEAST_INTERVAL))
     if m.warned or event.expires_in > m._warn_before:
         return
-    absolute = event.ends_in is not None and event.ends_in <= event.expires_in
-    why = Reason.ABSOLUTE if absolute else Reason.IDLE
-    _warn(m, Warning(event.expires_in, why, extendable=not absolute), turn)
+    why = Reason.ABSOLUTE if event.ends_in is not None and event.ends_in <= event.expires_in else Reason.IDLE
+    extendable = why is Reason.IDLE and m.mode is not Mode.OBSERVE
+    _warn(m, Warning(event.expires_in, why, extendable), turn)
 
 
 # What the heart says.
@@ -514,7 +521,6 @@ TABLE: dict[State, dict[str, Row]] = {
         **_LIVE,
         "retry": Row(_after_pause, _knock),
         "wake": Row(State.CONNECTING),
-        "jump": Row(State.CONNECTING),
         "nudge": Row(do=_insist),
         "demand": Row(do=_insist),
     },

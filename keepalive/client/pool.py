@@ -22,7 +22,7 @@ from yarl import URL
 
 from ..clock import Clock, SystemClock
 from ..errors import ConnectError, KeepaliveError, ServerUnavailable, SessionEnded, SettingError
-from ..messages import Answer, CloseCode, End, Ping, decode_message, encode
+from ..messages import Answer, CloseCode, End, HttpBeat, Ping, decode_message, encode
 from ..wheel import Wheel
 from . import faults
 from .address import address_of
@@ -85,6 +85,7 @@ class HeartPool:
         self._error: KeepaliveError | None = None
         self._facts: deque[tuple[PoolHeart, MachineEvent]] = deque()
         self._busy = False
+        self._under_way = 0  # hearts that wait for the server
         self._wheel: Wheel[PoolHeart] = Wheel(self._clock.monotonic(), self._on_time, TICK)
         self._timer: asyncio.TimerHandle | None = None
         self._life: asyncio.Task[None] | None = None
@@ -171,6 +172,16 @@ class HeartPool:
     def __len__(self) -> int:
         return len(self._hearts)
 
+    @property
+    def due(self) -> float:
+        """When the pool wants its next `tick`, in monotonic seconds of its clock."""
+        return self._wheel.due
+
+    @property
+    def busy(self) -> bool:
+        """Whether a heart waits for the server: to be greeted, or for the answer to a ping over HTTP."""
+        return self._under_way > 0
+
     def tick(self) -> None:
         """Do what has come due. The pool sees to it by itself, unless its clock is moved by hand."""
         self._wheel.turn(self._clock.monotonic())
@@ -191,8 +202,9 @@ class HeartPool:
 
     def _take(self, heart: "PoolHeart", event: MachineEvent) -> None:
         machine = heart._machine
-        previous = machine.state
+        previous, waited = machine.state, machine.busy
         effects = machine.take(event, self._clock.monotonic(), random())  # noqa: S311 - spreads load
+        self._under_way += machine.busy - waited
         self._hang(heart)
         for effect in effects:
             self._run(heart, effect)
@@ -231,10 +243,16 @@ class HeartPool:
         except (Exception, asyncio.CancelledError):  # which is of something else: this awaits nothing
             log.exception("on_event failed")  # the traceback names it
 
+    def _lost(self, heart: "PoolHeart", code: int, fault: ConnectError | None) -> None:
+        """A heart's socket is gone. Where no other one will do better, a POST tells before it gives up."""
+        heart._socket = None
+        if fault is None or isinstance(fault, ServerUnavailable) or heart not in self._new:
+            self._dispatch(heart, Closed(code))
+        else:
+            self._tasks.create_task(self._look_closer(heart, fault))
+
     def _refused(self, heart: "PoolHeart", error: ConnectError) -> None:
         """What has never lived, and will not by trying again, is not tried again."""
-        if heart not in self._new or isinstance(error, ServerUnavailable):
-            return
         heart.error = error
         self._error = self._error or error
         self._dispatch(heart, Fact.STOP)
@@ -295,15 +313,30 @@ class HeartPool:
                 )
         except OSError as error:
             if heart._socket is socket:
-                self._refused(heart, faults.failed(url, error))
-                self._dispatch(heart, Closed(1006))
+                self._lost(heart, 1006, faults.failed(url, error))
+
+    async def _look_closer(self, heart: "PoolHeart", fault: ConnectError) -> None:
+        """A new heart's socket was refused for good: is it the socket alone?"""
+        answer = await self._ask(heart, 0)
+        if heart not in self._new:
+            return
+        if answer is None:
+            self._refused(heart, fault)
+        elif isinstance(answer, HttpBeat | End):
+            self._dispatch(heart, Posted(0, answer))
+        if heart._socket is None:  # it has not lost patience, and tried another one
+            self._dispatch(heart, Closed(1006))
 
     async def _post(self, heart: "PoolHeart", n: int) -> None:
+        self._dispatch(heart, Posted(n, await self._ask(heart, n)))
+
+    async def _ask(self, heart: "PoolHeart", n: int) -> Answer | None:
+        """Ping over HTTP; `None` if that gets no answer of the protocol."""
         message: Answer | None = None
         headers = {"Content-Type": "application/json"} | ({"Cookie": heart._cookie} if heart._cookie else {})
         try:
             async with self._http.post(
-                self._address.heartbeat,
+                self._address.heartbeat.with_query(page=self._page_of(heart)),
                 data=self._ping(heart, n),
                 headers=headers,
                 timeout=aiohttp.ClientTimeout(total=POST_TIMEOUT),
@@ -313,7 +346,7 @@ class HeartPool:
                 heart._renew(response.headers.getall("Set-Cookie", []))
         except (aiohttp.ClientError, OSError):
             pass  # no answer; the machine tries again
-        self._dispatch(heart, Posted(n, message))
+        return message
 
     # What is sent.
 
@@ -321,11 +354,15 @@ class HeartPool:
         active_at = heart._active_at
         return encode(Ping(n, idle=None if active_at is None else self._clock.monotonic() - active_at))
 
+    def _page_of(self, heart: "PoolHeart") -> str:
+        return f"{self._name}-{heart._number:x}"
+
     def _request(self, heart: "PoolHeart") -> bytes:
         url = self._address.socket
         try:
-            path = f"{url.raw_path}?page={self._name}-{heart._number:x}"
-            return request(path, url.host_port_subcomponent or "", heart._cookie)
+            path = f"{url.raw_path}?page={self._page_of(heart)}"
+            host = url.host_port_subcomponent or ""
+            return request(path, host, heart._cookie, self._address.authorization)
         except ValueError:
             raise SettingError(
                 "a cookie cannot be sent", "give names and values as the server set them"
@@ -359,7 +396,7 @@ class PoolHeart:
 
     @property
     def expires_in(self) -> float | None:
-        """Seconds until the session ends unless something extends it; `None` while unknown."""
+        """Seconds until the session ends unless something extends it; `None` while unknown, 0.0 after it."""
         at = self._machine.expires_at
         return None if at is None else max(0.0, at - self._pool._clock.monotonic())
 
@@ -391,11 +428,8 @@ class PoolHeart:
             self._pool._dispatch(self, message)
 
     def on_closed(self, code: int, refusal: Refusal | None) -> None:
-        self._socket = None
-        if refusal is not None:
-            url = self._pool._address.socket
-            self._pool._refused(self, faults.refused(url, *refusal))
-        self._pool._dispatch(self, Closed(code))
+        url = self._pool._address.socket
+        self._pool._lost(self, code, None if refusal is None else faults.refused(url, *refusal))
 
     def _renew(self, set_cookies: list[str]) -> None:
         """Take the cookies that a server sets, or takes back."""

@@ -186,7 +186,7 @@ class Handshake:
         return None if ours else Refusal(status, rest.decode(errors="replace")), cookies
 
 
-def request(path: str, host: str, cookie: str) -> bytes:
+def request(path: str, host: str, cookie: str, authorization: str | None = None) -> bytes:
     """The head of a handshake, but for its key.
 
     Raises:
@@ -200,6 +200,8 @@ def request(path: str, host: str, cookie: str) -> bytes:
         "Sec-WebSocket-Version: 13",
         f"Sec-WebSocket-Protocol: {SUBPROTOCOL}",
     ]
+    if authorization is not None:
+        lines.append(f"Authorization: {authorization}")
     if cookie:
         lines.append(f"Cookie: {cookie}")
     head = "".join(f"{line}\r\n" for line in lines)

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from ..clock import Clock
 from ..errors import StoreError
@@ -13,38 +13,66 @@ from .finding import Finding, Level
 
 MOST_SKEW = 2.0
 """Seconds by which the clocks may differ before somebody should look; that of Redis decides."""
+_BADNESS = (Level.GREEN, Level.YELLOW, Level.RED)
+_FAULTS = (RedisError, RedisClusterException, StoreError, OSError)
+_UNTOLD = Finding(
+    Level.YELLOW,
+    "persistence",
+    "Redis does not tell this user how it is set up",
+    "nobody knows what a crash of it would cost",
+    "run this with the URL of a user who may: ACL SETUSER name … +info +config|get",
+)
 
 
 async def examine(url: str, clock: Clock) -> AsyncIterator[Finding]:
-    """What is to be said of the Redis at `url`, which answers."""
+    """What is to be said of the Redis at `url`, which answers; of a Cluster, the worst of its primaries."""
     parts = urlsplit(url)
     query = [(name, value) for name, value in parse_qsl(parts.query) if name != "prefix"]
     link = RedisLink(urlunsplit(parts._replace(query=urlencode(query))))
+    found: list[Finding] = []
     await link.open()
     try:
         client = link.required()
-        yield await _clock(client, clock)
-        about = await client.info("persistence") | await client.info("memory")
-        fsync = (await client.config_get("appendfsync")).get("appendfsync", "")
-        saves = (await client.config_get("save")).get("save", "")
-    except (RedisError, StoreError, OSError):
-        yield Finding(
-            Level.YELLOW,
-            "persistence",
-            "Redis does not tell this user how it is set up",
-            "nobody knows what a crash of it would cost",
-            "run this with the URL of a user who may: ACL SETUSER name … +info +config|get",
-        )
-        return
+        if link.clustered:
+            await client.initialize()
+            for node in client.get_primaries():
+                found += [_at(node.name, each) for each in await _look(client, clock, target_nodes=node)]
+        else:
+            found += await _look(client, clock)
+    except _FAULTS:
+        found.append(_UNTOLD)
     finally:
         await link.close()
-    yield _persistence(_text(fsync), bool(about.get("aof_enabled")), bool(saves))
-    yield _eviction(_text(about.get("maxmemory_policy", "")), int(about.get("maxmemory", 0)))
+    for about in dict.fromkeys(each.about for each in found):
+        same = [each for each in found if each.about == about]
+        yield max(same, key=lambda each: _BADNESS.index(each.level))
 
 
-async def _clock(client: Any, clock: Clock) -> Finding:
+def _at(node: str, finding: Finding) -> Finding:
+    """Say of what is wrong where that is."""
+    return finding if finding.level is Level.GREEN else finding._replace(what=f"{node}: {finding.what}")
+
+
+async def _look(client: Any, clock: Clock, **where: Any) -> list[Finding]:
+    """What is to be said of one server."""
+    found = []
+    try:
+        found.append(await _clock(client, clock, **where))
+        about = await client.info("persistence", **where) | await client.info("memory", **where)
+        fsync = (await client.config_get("appendfsync", **where)).get("appendfsync", "")
+        saves = (await client.config_get("save", **where)).get("save", "")
+    except _FAULTS:
+        return [*found, _UNTOLD]
+    return [
+        *found,
+        _persistence(_text(fsync), bool(about.get("aof_enabled")), bool(saves)),
+        _eviction(_text(about.get("maxmemory_policy", "")), int(about.get("maxmemory", 0))),
+    ]
+
+
+async def _clock(client: Any, clock: Clock, **where: Any) -> Finding:
     before = clock.wall()
-    seconds, micros = await client.time()
+    seconds, micros = await client.time(**where)
     skew = seconds + micros / 1e6 - (before + clock.wall()) / 2
     if abs(skew) > MOST_SKEW:
         return Finding(

@@ -31,7 +31,7 @@ class Lifetime:
     absolute_at: float
     ended_at: float | None = None
     reason: Reason | None = None
-    """Why it was ended; deadlines that pass by themselves leave no mark."""
+    """Why it was ended; a deadline that passes by itself leaves no mark until the next sweep."""
     closes_at: float = inf
     """When it ends because its last page was closed."""
     pages: tuple[str, ...] = ()

@@ -99,7 +99,9 @@ class MemoryStore:
     async def sweep(self) -> int:
         now = self._now()
         for session in self._sessions.values():
-            if session.life.over(now) is not None:
+            # For good, though the clock be set back: its data is gone.
+            session.life.reason = session.life.over(now)
+            if session.life.reason is not None:
                 session.data = b""
         gone = [key for key, session in self._sessions.items() if session.life.forgettable(now)]
         for key in gone:

@@ -68,6 +68,15 @@ WHERE key IN (
     WHERE key > :after AND key <= :last AND min(idle_at, coalesce(closes_at, idle_at)) <= :now
 )
 """
+# What has been emptied stays over, for this reason, though the clock be set back.
+_CLOSE = """
+UPDATE sessions
+SET reason = CASE
+    WHEN closes_at < idle_at THEN 'logout' WHEN absolute_at <= idle_at THEN 'absolute' ELSE 'idle'
+END
+WHERE key > :after AND key <= :last
+    AND reason IS NULL AND min(idle_at, coalesce(closes_at, idle_at)) <= :now
+"""
 # Lifetime.forgettable, for a slice.
 _FORGET = """
 DELETE FROM sessions
@@ -311,6 +320,7 @@ def _sweep(db: sqlite3.Connection, now: float, after: bytes) -> tuple[int, bytes
         "slice": _SLICE,
     }
     db.execute(_EMPTY, values)
+    db.execute(_CLOSE, values)
     db.execute(_FORGET_ENDS, values)
     db.execute(_FORGET_PUSHES, (_micros(now - _PUSHES_STAY),))
     return db.execute(_FORGET, values).rowcount, last if count == _SLICE else None

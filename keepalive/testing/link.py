@@ -109,9 +109,9 @@ class LocalLink:
         self._work.start(self._post(page, ping))
 
     async def _post(self, page: Page, ping: Ping) -> None:
-        page.answered(ping.n, await self._ask(ping) if page.online else None)
+        page.answered(ping.n, await self._ask(page, ping) if page.online else None)
 
-    async def _ask(self, ping: Ping) -> Answer | None:
+    async def _ask(self, page: Page, ping: Ping) -> Answer | None:
         keepalive = self.server.keepalive
         try:
             read_at = keepalive.clock.monotonic()
@@ -122,7 +122,12 @@ class LocalLink:
             return None
         if isinstance(found, Reason):
             return End(_outward(found))
-        return decode_answer(await keepalive.heart.ping_once(found, ping, read_at))
+        return decode_answer(await keepalive.heart.ping_once(found, ping, read_at, _id(page)))
+
+
+def _id(page: Page) -> str:
+    """What a page calls itself."""
+    return page.name.replace(" ", "-")
 
 
 class _Wire:
@@ -140,7 +145,7 @@ class _Wire:
         self._joined: live.Page | None = None
 
     def join(self, ticket: Ticket, read_at: float) -> None:
-        self._joined = self._heart.join(ticket, self, read_at, id=self._page.name.replace(" ", "-"))
+        self._joined = self._heart.join(ticket, self, read_at, id=_id(self._page))
         self._heart.on_open(self._joined)
 
     # What the heart calls.

@@ -22,6 +22,7 @@ from keepalive.settings import Settings
 
 from ..conftest import Serve
 from ..nodes import DEPLOY, ROOT
+from ..redis import RedisServer, cluster, sentinels
 
 KEY = Fernet.generate_key().decode()
 WEAK = "A" * 43 + "="
@@ -280,8 +281,8 @@ async def test_what_redis_keeps(redis_url: str, settings: dict[str, str], about:
 
 async def test_a_redis_that_tells_nothing(redis_url: str) -> None:
     with Redis.from_url(redis_url) as redis:
-        may = "-@all +evalsha +eval +subscribe +ping +hmget +hget +time"
-        redis.execute_command("ACL", "SETUSER", "quiet", "reset", "on", ">pass", "~*", "&*", *may.split())
+        may = "~* &* +@all -info -config"
+        redis.execute_command("ACL", "SETUSER", "quiet", "reset", "on", ">pass", *may.split())
         try:
             found = await redis_findings(redis_url.replace("//", "//quiet:pass@"), {"KEEPALIVE_SECRET": KEY})
         finally:
@@ -294,6 +295,37 @@ async def test_a_redis_whose_clock_is_off(redis_url: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(doctor, "SystemClock", ManualClock)
     found = await redis_findings(redis_url, {"KEEPALIVE_SECRET": KEY})
     assert found["clock"].level is Level.YELLOW
+
+
+def keep_all(*servers: RedisServer) -> None:
+    for server in servers:
+        server.call("CONFIG", "SET", "appendonly", "yes", "maxmemory-policy", "noeviction")
+
+
+async def test_of_a_cluster_the_worst_primary_counts(tmp_path: Path) -> None:
+    with cluster(tmp_path) as whole:
+        keep_all(*whole.primaries)
+        found = await redis_findings(whole.url, {"KEEPALIVE_SECRET": KEY})
+        for about in "store", "clock", "persistence", "eviction":
+            assert found[about].level is Level.GREEN, found[about]
+        for bad in whole.primaries:
+            bad.call("CONFIG", "SET", "appendonly", "no", "maxmemory-policy", "allkeys-lru")
+            found = await redis_findings(whole.url, {"KEEPALIVE_SECRET": KEY})
+            keep_all(bad)
+            for about, level in ("persistence", Level.RED), ("eviction", Level.YELLOW):
+                assert found[about].level is level
+                assert found[about].what.startswith(f"127.0.0.1:{bad.port}: ")
+
+
+async def test_behind_sentinels_the_primary_counts(tmp_path: Path) -> None:
+    with sentinels(tmp_path) as guarded:
+        keep_all(guarded.primary)
+        found = await redis_findings(guarded.url, {"KEEPALIVE_SECRET": KEY})
+        for about in "store", "clock", "persistence", "eviction":
+            assert found[about].level is Level.GREEN, found[about]
+        guarded.primary.call("CONFIG", "SET", "appendonly", "no")
+        found = await redis_findings(guarded.url, {"KEEPALIVE_SECRET": KEY})
+        assert found["persistence"].level is Level.RED
 
 
 # Where browsers reach the server.

@@ -409,6 +409,25 @@ async def test_sweep_keeps_what_someone_may_ask_for(sweeping: SessionStore, cloc
     assert await store.load(B) is Reason.IDLE
 
 
+async def test_what_was_swept_stays_over_though_the_clock_be_set_back(
+    sweeping: SessionStore, clock: ManualClock
+) -> None:
+    store = sweeping
+    await signed_in(store, A)
+    await signed_in(store, B, policy=Policy(idle_timeout=IDLE, absolute_timeout=IDLE))
+    await signed_in(store, C)
+    await store.touch([Touch(C, None, pages=Pages((), ("p",), 20.0))])
+    clock.advance(IDLE)
+    assert await store.sweep() == 0
+    clock.jump(-IDLE / 2)
+    expected = [Reason.IDLE, Reason.ABSOLUTE, Reason.LOGOUT]
+    assert [await store.load(key) for key in (A, B, C)] == expected
+    assert await store.touch([Touch(key, IDLE) for key in (A, B, C)]) == expected
+    assert not await store.end(A, Reason.REVOKED)
+    clock.jump(IDLE / 2)
+    assert [await store.load(key) for key in (A, B, C)] == expected
+
+
 async def test_sweep_forgets_what_has_been_over_for_a_day(sweeping: SessionStore, clock: ManualClock) -> None:
     store = sweeping
     long = Policy(idle_timeout=IDLE, absolute_timeout=7 * DAY)

@@ -39,10 +39,14 @@ export class Target {
   }
 }
 
-class Socket extends Target {
+class Socket {
   readyState = 0;
   sent = [];
   closed = [];
+
+  fire(type, fields) {
+    this[`on${type}`]?.(fields);
+  }
 
   send(text) {
     assert.equal(this.readyState, 1, "send() before open throws");

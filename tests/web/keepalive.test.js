@@ -354,7 +354,7 @@ describe("HTTP", () => {
     socket().say({ ...BEAT, renew: true });
     assert.equal(browser.requests.length, 1);
     const { url, method, headers, body, cache } = browser.requests[0];
-    assert.equal(url, "https://app.example/keepalive/heartbeat");
+    assert.equal(url, socket().url.replace("wss:", "https:").replace("/ws?", "/heartbeat?"), "as the same page");
     assert.deepEqual([method, headers, cache], ["POST", { "Content-Type": "application/json" }, "no-store"]);
     assert.deepEqual(body, { type: "ping", n: 2, visible: true });
     await settled();
@@ -384,6 +384,8 @@ describe("HTTP", () => {
     assert.equal(keepalive.state, "connecting");
     socket().say(HELLO);
     assert.equal(keepalive.state, "open");
+    const names = [...browser.requests, socket()].map(({ url }) => new URL(url).search);
+    assert.equal(new Set(names).size, 1, "always as the same page");
   });
 
   test("ends by a POST that says so", async () => {

@@ -273,6 +273,112 @@ describe("a warning", () => {
   });
 });
 
+/**
+ * Let a page poll. Each try of the socket fails at once.
+ *
+ * @param {Page} page
+ * @param {(now: number) => object} session what a beat tells at a time
+ * @param {number} seconds how long
+ * @returns {{pings: number[], warnings: {at: number}[]}} when it asked and was warned, in seconds from now
+ */
+function poll(page, session, seconds) {
+  const began = page.now;
+  const [pings, warnings] = [[], []];
+  const since = () => (page.now - began) / 1_000;
+  for (;;) {
+    const { posting } = page.context;
+    if (page.state === "connecting") page.fail();
+    else if (posting) {
+      pings.push(since());
+      page.tell(posted(posting, { type: "beat", n: posting, ...session(page.now) }));
+      for (const { message } of page.effects)
+        if (message?.type === "warning") warnings.push({ at: since(), ...message });
+    } else {
+      page.now = Math.max(page.now, nearest(page.context));
+      if (since() > seconds) return { pings, warnings };
+      page.tell("tick");
+    }
+  }
+}
+
+describe("a page that polls and is not kept by it", () => {
+  const RULES = { mode: "activity", interval: 25, warn_before: 25, hidden_interval: 600 };
+  const until = (end, rules) => (now) => {
+    const left = Math.max(0, end - now) / 1_000;
+    return { ...RULES, ends_in: left + 9_000, ...rules, expires_in: left };
+  };
+
+  for (const [visible, warn_before, mode] of [
+    [true, 25, "activity"],
+    [true, 25, "observe"],
+    [true, 60, "activity"],
+    [false, 25, "activity"],
+    [false, 60, "observe"],
+  ])
+    test(`is warned in time, whatever the phase: ${mode}, ${warn_before} s ahead, ${visible ? "in sight" : "hidden"}`, () => {
+      for (let more = 1; more < 1_300; more += 4) {
+        const page = polling();
+        page.visible = visible;
+        page.random = (more % 10) / 10;
+        const lasts = warn_before + more;
+        const session = until(page.now + lasts * 1_000, { warn_before, mode });
+        const { warnings } = poll(page, session, lasts);
+        assert.equal(warnings.length, 1, `of ${lasts} s`);
+        const { at, why, extendable } = warnings[0];
+        const left = lasts - at;
+        assert.ok(left <= warn_before && left >= warn_before - 1, `${left} s left of ${lasts}`);
+        assert.deepEqual([why, extendable], ["idle", mode === "activity"]);
+      }
+    });
+
+  test("asks once for it, and goes on as before", () => {
+    const page = polling();
+    const { pings } = poll(page, until(page.now + 110_000), 160);
+    assert.deepEqual(pings, [0, 25, 50, 75, 85, 110, 135, 160]);
+  });
+
+  test("is not warned if someone has extended the session meanwhile", () => {
+    const page = polling();
+    const began = page.now;
+    const session = (now) => until(began + (now < began + 84_000 ? 110_000 : 999_000))(now);
+    assert.deepEqual(poll(page, session, 300).warnings, []);
+  });
+
+  test("does not flood a server whose clock is slower", () => {
+    const page = polling();
+    const slow = (now) => ({ ...until(0)(now), ends_in: 9_000, expires_in: 25.001 });
+    const { pings } = poll(page, slow, 60);
+    for (const [i, at] of pings.entries()) if (i) assert.ok(at - pings[i - 1] >= 1, `${pings}`);
+  });
+
+  test("pings no more often for it where a ping extends the session", () => {
+    for (const visible of [true, false]) {
+      const page = polling();
+      page.visible = visible;
+      const kept = () => ({ ...RULES, mode: "presence", warn_before: 60, expires_in: 75, ends_in: 40_000 });
+      const { pings, warnings } = poll(page, kept, 600);
+      assert.equal(pings.length, visible ? 25 : 3, "and one after each try of the socket");
+      assert.deepEqual(warnings, []);
+    }
+  });
+
+  test("is warned in time of the absolute deadline, which no ping moves", () => {
+    for (let lasts = 300; lasts < 350; lasts += 1) {
+      const page = polling();
+      const end = page.now + lasts * 1_000;
+      const session = (now) => {
+        const ends_in = Math.max(0, end - now) / 1_000;
+        return { ...RULES, mode: "presence", warn_before: 60, expires_in: Math.min(75, ends_in), ends_in };
+      };
+      const { warnings } = poll(page, session, lasts);
+      assert.equal(warnings.length, 1);
+      const left = lasts - warnings[0].at;
+      assert.ok(left <= 60 && left >= 59, `${left} s left of ${lasts}`);
+      assert.deepEqual([warnings[0].why, warnings[0].extendable], ["absolute", false]);
+    }
+  });
+});
+
 describe("an end", () => {
   for (const [code, reason] of [
     [4501, "idle"],
@@ -729,6 +835,39 @@ describe("what is known", () => {
     assert.equal(thawed.tell(HELLO).context.known, true);
   });
 
+  for (const [state, make] of Object.entries({
+    ...IN,
+    "waiting, with a POST under way": () => IN.waiting().retry().fail().retry(),
+    "polling, between two POSTs": () => polling().tell(posted(2, BEAT)),
+  })) {
+    if (["idle", "frozen", "ended"].includes(state)) continue;
+    for (const event of ["tick", "wake", "online", { type: "closed", code: 1006 }])
+      test(`ends with a long sleep, also for a page that is ${state}, and wakes by ${event.type ?? event}`, () => {
+        const page = make();
+        page.context = { ...page.context, known: true };
+        page.sleep(1_200).tell(event);
+        assert.equal(page.context.known, false);
+        assert.notEqual(page.state, "ended");
+      });
+  }
+
+  test("comes back with the first answer after a sleep", () => {
+    const page = polling().tell(posted(2, BEAT)).sleep(200).tell("tick");
+    assert.equal(page.context.known, false);
+    assert.deepEqual(page.did, ["post"]);
+    assert.equal(page.tell(posted(page.context.posting, BEAT)).context.known, true);
+  });
+
+  test("stays when a timer is merely throttled: a hidden page's run once a minute", () => {
+    for (const make of [IN.connecting, IN.waiting, IN.offline, polling, () => polling().tell(posted(2, BEAT))]) {
+      const page = make();
+      page.visible = false;
+      page.context = { ...page.context, known: true };
+      page.pass((nearest(page.context) - page.now) / 1_000 - 0.001).sleep(60).tell("tick");
+      assert.equal(page.context.known, true, page.state);
+    }
+  });
+
   test("stays when the user merely looks back in", () => {
     assert.equal(opened().sleep(20).tell("wake").context.known, true);
   });
@@ -890,11 +1029,10 @@ test("200,000 random events break no invariant", () => {
       }
       assert.equal(sockets === 1, page.state === "connecting" || page.state === "open", at);
       assert.ok(nearest(page.context) > page.now, `${at} a deadline left overdue`);
-      // A page that lives always has something to come: a deadline, or the answer to a POST.
+      // A page that lives always has something to come.
       const rests = ["idle", "frozen", "ended"].includes(page.state);
-      const awaits = ["polling", "waiting"].includes(page.state) && page.context.posting > 0;
       if (rests) assert.equal(nearest(page.context), Infinity, at);
-      else assert.ok(awaits || nearest(page.context) < Infinity, `${at} stuck`);
+      else assert.ok(nearest(page.context) < Infinity, `${at} stuck`);
       const { deadlines, expiresAt } = page.context;
       if ((page.state === "waiting" && !page.context.posting) || page.state === "offline") {
         if (expiresAt > page.now)

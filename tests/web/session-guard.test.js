@@ -61,11 +61,10 @@ function playServer() {
   document.addEventListener("securitypolicyviolation", (event) => violations.push(event.violatedDirective));
   document.addEventListener("session-resume", () => (resumed += 1));
   globalThis.sockets = [];
-  globalThis.WebSocket = class extends EventTarget {
+  globalThis.WebSocket = class {
     readyState = 0;
     pings = 0;
     constructor() {
-      super();
       sockets.push(this);
       setTimeout(() => {
         this.readyState = 1;
@@ -76,7 +75,7 @@ function playServer() {
       });
     }
     say(message) {
-      this.dispatchEvent(new MessageEvent("message", { data: JSON.stringify(message) }));
+      this.onmessage?.({ data: JSON.stringify(message) });
     }
     send(text) {
       this.pings += 1;

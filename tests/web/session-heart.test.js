@@ -50,10 +50,9 @@ function playServer() {
     policyViolations.push(event.violatedDirective),
   );
   globalThis.sockets = [];
-  globalThis.WebSocket = class extends EventTarget {
+  globalThis.WebSocket = class {
     readyState = 0;
     constructor(url) {
-      super();
       this.url = String(url);
       sockets.push(this);
       setTimeout(() => {
@@ -70,7 +69,7 @@ function playServer() {
       });
     }
     say(message) {
-      this.dispatchEvent(new MessageEvent("message", { data: JSON.stringify(message) }));
+      this.onmessage?.({ data: JSON.stringify(message) });
     }
     send(text) {
       const { n } = JSON.parse(text);
