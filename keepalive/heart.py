@@ -50,7 +50,8 @@ LOOK_AGAIN = 60.0
 """A session hangs on the wheel for at most this many seconds, though its deadline be far: one whose
 pages are gone must not be held for hours."""
 LET_IN = 2000
-"""How many pages a second may come to another process: four fifths of what a core was measured to let in."""
+"""How many pages a second may come to another process: four fifths of what a core was measured to let in.
+Where `Limits.handshakes_per_second` is lower, that."""
 LEAST_SPREAD = 3.0
 """Over how many seconds pages spread a reconnect where they are few."""
 RETRY = 1.0
@@ -170,8 +171,10 @@ class Heart:
         self._old_ends: Wheel[bytes] = Wheel(now, self._forget_end, TICK)
         self._queue: dict[Live, list[Waiting]] = {}  # what the next batch asks for, and for whom
         self._queued_at = now  # since when the oldest of it has waited, or longer
-        self._unanswered: set[Live] = set()  # to be asked for again when the store is back
+        self._batch: dict[Live, list[Waiting]] = {}  # what is on its way to the store and back
+        self._unanswered: set[Live] = set()  # to be asked for again, without haste
         self._retry_at = 0.0
+        self._quiet_until = 0.0
         self._committing: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._publisher = None if publish is None else Publisher(publish, self._lose)
@@ -189,7 +192,7 @@ class Heart:
         self._deadlines.turn(now)
         self._old_ends.turn(now)
         if now >= self._retry_at:
-            self._retry()
+            self._retry(now)
 
     @property
     def due(self) -> float:
@@ -204,31 +207,53 @@ class Heart:
 
     async def stop(self, within: float = 0.0) -> None:
         """Close all pages as `part` does, and write down what they have earned."""
-        if self._committing is not None:
-            await asyncio.wait([self._committing], timeout=STORE_TIMEOUT)
         await self.part(within)
-        self._retry()
+        await stop(self._watching)
+        while self._unanswered:
+            self._enqueue(self._unanswered.pop())
         if self._committing is not None:
             await self._committing
         if self._publisher is not None:
             await self._publisher.finish()
-        await stop(self._watching)
 
     async def part(self, within: float) -> None:
         """Close all pages that are here now; the server restarts, as far as they are concerned.
 
         Args:
             within: seconds over which to spread the closing: as many as other nodes take to let so many
-                pages in, but at most these. Until its turn comes, a page has its beats.
+                pages in, but at most these. Until its turn comes, a page has its beats; one whose ping
+                is on its way to the store then goes once that is answered, or the store is down.
         """
         pages = [page for live in self._lives.values() for page in live.pages]
-        turns = max(1, int(min(within, len(pages) / LET_IN) / TICK))
+        turns = max(1, int(min(within, len(pages) / self._let_in) / TICK))
+        now = asyncio.get_running_loop().time
+        began = now()
+        late: list[Page] = []
         for turn in range(turns):
             if turn:
-                await asyncio.sleep(TICK)
-            for page in pages[turn::turns]:
-                page.socket.close(CloseCode.RESTART, "the server restarts")
-                self.leave(page)
+                await asyncio.sleep(began + turn * TICK - now())
+            waiting = self._waiting_pages()
+            late += pages[turn::turns]
+            self._send_away([page for page in late if page not in waiting])
+            late = [page for page in late if page in waiting]
+        if late and self._committing is not None:  # what is on its way, and what has queued behind it
+            await asyncio.wait([self._committing], timeout=2 * STORE_TIMEOUT)
+        self._send_away(late)
+
+    def _waiting_pages(self) -> set[Page]:
+        """Whose pings the store has not answered."""
+        batches = (self._batch, self._queue)
+        return {ping.page for batch in batches for waiting in batch.values() for ping in waiting}
+
+    def _send_away(self, pages: Sequence[Page]) -> None:
+        for page in pages:
+            page.socket.close(CloseCode.RESTART, "the server restarts")
+            self.leave(page)
+
+    @property
+    def _let_in(self) -> float:
+        """How many pages a second another process takes, which is set up as this one is."""
+        return min(LET_IN, self._limits.handshakes_per_second)
 
     @property
     def sessions(self) -> int:
@@ -290,7 +315,7 @@ class Heart:
         if page not in live.pages:  # has said goodbye over another socket, while this one was on its way
             return
         now = self._clock.monotonic()
-        page.socket.send(encode(live.hello(now, max(LEAST_SPREAD, self.pages / LET_IN))))
+        page.socket.send(encode(live.hello(now, max(LEAST_SPREAD, self.pages / self._let_in))))
         if live.warned is live.why:  # as the other pages have been
             page.socket.send(encode(live.warning(now)))
         page.greeted(now)
@@ -353,15 +378,28 @@ class Heart:
         oldest.socket.close(CloseCode.EVICTED, Reason.EVICTED)
         self.leave(oldest, for_good=True)
 
-    async def ping_once(self, ticket: Ticket, ping: Ping, read_at: float) -> bytes:
+    async def ping_once(
+        self,
+        ticket: Ticket,
+        ping: Ping,
+        read_at: float,
+        id: str = "",  # noqa: A002 - what a page calls it
+    ) -> bytes:
         """Answer a ping that came by itself, over HTTP; always with the store's word.
+
+        Args:
+            ticket: its session.
+            ping: what it says.
+            read_at: monotonic time before the store was asked for the ticket.
+            id: what its page calls itself, if it says so: then it counts as open from now on, as with a
+                socket, and until it has said goodbye over one.
 
         Returns:
             The encoded `beat`, with the rules of the session, `wait` or `end`.
         """
         reply = _Reply(ping.n)
-        page = Page(self._live(ticket, read_at), reply)
-        live = page.live
+        live = self._live(ticket, read_at)
+        page = Page(live, reply, id=id if live.counts_pages else "")
         if live.over is not None:
             self._tell_end(page, live.over)
         else:
@@ -533,9 +571,8 @@ class Heart:
             except Exception:
                 log.exception("the watch for ended sessions broke off; watching anew")
             watch = None
-            await asyncio.sleep(RETRY)
-            for live in self._lives.values():
-                self._enqueue(live)  # the touch tells of what ended meanwhile
+            await asyncio.sleep(uniform(1, 2) * RETRY)  # noqa: S311 - other servers have lost theirs, too
+            self._unanswered.update(self._lives.values())  # the touch tells of what ended meanwhile
 
     def _has_ended(self, key: bytes, reason: Reason) -> None:
         self._ends[key] = reason
@@ -560,7 +597,8 @@ class Heart:
         """
         try:
             while self._queue:
-                batch, queued_at = self._next_batch(), self._queued_at
+                queued_at = self._queued_at
+                batch = self._batch = self._next_batch()
                 now = self._clock.monotonic()
                 touches = [live.touch(now, waiting) for live, waiting in batch.items()]
                 try:
@@ -581,7 +619,7 @@ class Heart:
                 answers = sum(map(len, batch.values()))
                 self.counts.batched.add(self._clock.monotonic() - queued_at, answers)
         finally:
-            self._committing = None
+            self._committing, self._batch = None, {}
 
     def _next_batch(self) -> dict[Live, list[Waiting]]:
         """Take from the queue what may be asked for at once."""
@@ -641,8 +679,8 @@ class Heart:
         self.store_up = False
         self.counts.failures += 1
         now = self._clock.monotonic()
-        if now >= self._retry_at:  # one line a second tells enough of an outage
-            self._retry_at = now + RETRY
+        if now >= self._quiet_until:  # one line a second tells enough of an outage
+            self._quiet_until = self._retry_at = now + RETRY
             log.warning(
                 "the session store confirmed none of %d touches; trying again: %s",
                 len(batch), str(error) or "no answer in time",
@@ -653,11 +691,14 @@ class Heart:
                 self._wait(page, n)
             self._unanswered.add(live)  # its pages may be gone, or its deadline may be due
 
-    def _retry(self) -> None:
-        """Ask again what the store could not be asked."""
-        lives, self._unanswered = self._unanswered, set()
-        for live in lives:
-            self._enqueue(live)
+    def _retry(self, now: float) -> None:
+        """Ask again what the store could not be asked: one batch a tick, however many there are.
+
+        Who pings meanwhile waits behind one of them at most, and other servers on the store have their turn.
+        """
+        self._retry_at = now + 0.9 * TICK  # the next tick may come a little early
+        while self._unanswered and len(self._queue) < MAX_BATCH:
+            self._enqueue(self._unanswered.pop())
 
     def _call(self, hook: Callable[..., Any] | None, *args: object) -> Any:
         if hook is None:

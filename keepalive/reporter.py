@@ -66,10 +66,14 @@ class Reporter:
         else:
             self._failing = False
 
-    async def leave(self) -> None:
-        """Take this node out. Should that fail, its entry expires by itself."""
+    async def leave(self, by: float) -> None:
+        """Take this node out. Should that fail, its entry expires by itself.
+
+        Args:
+            by: when to give up, in the loop's time.
+        """
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout_at(by):
                 await self._roll.leave(self._heart.node)
         except Exception as error:  # a shutdown goes on, whatever it is
             log.info("this node could not take its leave, and vanishes by itself: %s", error)

@@ -277,8 +277,8 @@ class Settings:
     drain: float = _setting(
         _SPAN,
         "10s",
-        "Over how long a stop may spread the closing of its pages; few are closed at once.",
-        "Pages come back as they are closed: 20,000 need so long, at what one other process takes.",
+        "Within how long a stop is over; all but 4.5 s of it may go by while many pages are closed in turn.",
+        "Pages come back as they are closed: 11,000 need 5.5 s, at what one other process takes.",
     )
     audit: str | None = _setting(
         _TEXT,

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import suppress
 from inspect import iscoroutinefunction
 from math import inf
 from secrets import token_urlsafe
@@ -34,7 +35,7 @@ from .presence import Presence, Roll, SessionPresence
 from .reporter import Reporter
 from .session import ChoosePolicy, KeepaliveStorage
 from .stats import teller
-from .stores import SessionStore, open_store
+from .stores import Record, SessionStore, open_store
 from .stores.memory_roll import MemoryRoll
 from .tasks import stop
 from .touchers import Left, Ticket, Toucher
@@ -47,13 +48,21 @@ T = TypeVar("T")
 
 SWEEP_EVERY = 60.0
 """How often the store forgets what no one can ask for any more, in seconds."""
+LAST_WORDS = 2.0
+"""How long a shutdown has for the store once the pages are closed, in seconds: to note what they have earned,
+and that this node leaves."""
 GOODBYE = 1.0
-"""How long a shutdown waits for the pages to answer the close, in seconds."""
+"""How long it then waits for the pages to answer the close, in seconds."""
+EXIT = 1.5
+"""How long the rest may take, in seconds: aiohttp waits for requests that are under way (for 1 s, where it is
+the standalone server), the store is closed, and Python ends."""
 LET_IN_AT_ONCE = 64
 """How many handshakes are under way at the same time. When thousands come at once the others wait: the
 pages that are here need the event loop for their beats."""
 BODY_TIMEOUT = 5.0
 """A ping that comes by POST must be whole within this many seconds."""
+TOO_MANY = 2.0
+"""When a session that asks too often over HTTP may come again, in seconds."""
 _SAME_SITE = {"same-origin", "none"}
 _NO_STORE = {hdrs.CACHE_CONTROL: "no-store"}
 
@@ -164,11 +173,11 @@ class Keepalive:
         key = await self._key(session)
         if key is None:
             return False
-        live = self._heart.lives.get(key)
+        user = await self._user(key) if audit.on() else None
         was_alive = await self._door.toucher.end(key, reason)
         if was_alive:
             address = self._door.trust.address(session) if isinstance(session, web.Request) else ""
-            audit.ended(key, None if live is None else live.user, reason=reason, address=address)
+            audit.ended(key, user, reason=reason, address=address)
         if was_alive and presented is not None and not presented.new:
             presented.invalidate()  # and nothing else: a cookie by now may be that of the next login
         return was_alive
@@ -184,7 +193,7 @@ class Keepalive:
         """
         kept = None if keep is None else await self._door.key(keep)
         count = await self._door.end_user(user, reason, keep=kept)
-        audit.ended_all(user, reason=reason, count=count)
+        audit.ended_all(user, reason=reason, count=count, kept=kept)
         return count
 
     async def push(self, session: web.Request | bytes, data: object, *, here: bool = False) -> int:
@@ -329,6 +338,15 @@ class Keepalive:
     async def _key(self, session: web.Request | bytes) -> bytes | None:
         return session if isinstance(session, bytes) else await self._door.key(session)
 
+    async def _user(self, key: bytes) -> str | None:
+        """Whose session it is, as far as this process, or a store, knows."""
+        live = self._heart.lives.get(key)
+        if live is not None:
+            return live.user
+        load = getattr(self._door.toucher, "load", None)  # a store has it; what the browsers keep has none
+        found = None if load is None else await load(key)
+        return found.user if isinstance(found, Record) else None
+
     # What browsers ask for.
 
     async def socket(self, request: web.Request) -> web.StreamResponse:
@@ -342,6 +360,7 @@ class Keepalive:
         address = self._door.trust.address(request)
         self._gate.enter(address)
         async with self._doorway:
+            await asyncio.sleep(0)  # a store that answers at once would have all of them let in in one turn
             if request.transport is None:  # the page has not waited for it
                 self._gate.results["gone"] += 1
             else:
@@ -369,7 +388,9 @@ class Keepalive:
             await response.hand_over(request, connection)
             connection.close(CloseCode.OVERLOADED, "too many pages")
             return
-        connection.page = self._heart.join(found, connection, read_at, address, _page_id(request))
+        # Whoever does not say which page it is, is one all the same.
+        page_id = _page_id(request) or token_urlsafe(12)
+        connection.page = self._heart.join(found, connection, read_at, address, page_id)
         handed_over = False
         try:
             handed_over = await response.hand_over(request, connection)
@@ -383,6 +404,11 @@ class Keepalive:
         self.refuse_foreign(request)
         ping = await _ping_in(request)
         response = web.Response(content_type="application/json", headers=_NO_STORE)
+        if not await self._may_ask(request):
+            response.set_status(429)
+            response.headers[hdrs.RETRY_AFTER] = f"{TOO_MANY:g}"
+            response.body = encode(Wait(ping.n, retry_in=TOO_MANY, why="rate"))
+            return response
         read_at = self._clock.monotonic()
         try:
             found = await self._asked(request, lambda: self._door.admit(request, response))
@@ -392,7 +418,7 @@ class Keepalive:
             if isinstance(found, Reason):
                 message = encode(End(_outward(found), self._login))
             else:
-                message = await self._heart.ping_once(found, ping, read_at)
+                message = await self._heart.ping_once(found, ping, read_at, _page_id(request))
         response.set_status(_STATUS[msgspec.json.decode(message, type=_Typed).type])
         response.body = message
         return response
@@ -400,6 +426,8 @@ class Keepalive:
     async def show_state(self, request: web.Request) -> web.Response:
         """`GET /keepalive/state`: the remaining seconds; never touches."""
         self._door.trust.refuse_host(request)
+        if not await self._may_ask(request):
+            raise web.HTTPTooManyRequests(headers={hdrs.RETRY_AFTER: f"{TOO_MANY:g}", **_NO_STORE})
         try:
             state = await self._asked(request, lambda: self.state(request))
         except StoreError:
@@ -409,6 +437,11 @@ class Keepalive:
         else:
             status, body = 200, msgspec.json.encode(state)
         return web.Response(status=status, body=body, content_type="application/json", headers=_NO_STORE)
+
+    async def _may_ask(self, request: web.Request) -> bool:
+        """Whether the session that a request presents, if it does, has not asked too often."""
+        key = await self._door.key(request)
+        return key is None or self._gate.may_ask(key)
 
     async def _asked(self, request: web.Request, ask: Callable[[], Awaitable[T | Reason]]) -> T | Reason:
         """What the store says of the session that a request presents. Nobody may guess for long.
@@ -475,13 +508,21 @@ class Keepalive:
             await self._door.close()
 
     async def shut_down(self, app: web.Application) -> None:
-        """Close all sockets with 1012 (an aiohttp `on_shutdown`: later would be too late)."""
+        """Close all sockets with 1012 (an aiohttp `on_shutdown`: later would be too late).
+
+        `drain` is for all that comes until the process is gone: with less than 4.5 s, which is what the rest
+        may take, the pages are closed at once.
+        """
         if self._stopping or self._turning is None:
             return
         self._stopping = self._connections.closing = True
-        await self._heart.stop(self._drain)
+        spread = max(0.0, self._drain - LAST_WORDS - GOODBYE - EXIT)
+        done_by = asyncio.get_running_loop().time() + spread + LAST_WORDS
+        with suppress(TimeoutError):  # the heart has logged that the store does not answer
+            async with asyncio.timeout_at(done_by):
+                await self._heart.stop(spread)
         await stop(self._reporting)
-        await self._reporter.leave()
+        await self._reporter.leave(done_by)
         self._turning.cancel()
         self._turning = None
         await stop(self._housework)
@@ -559,7 +600,8 @@ def setup(
         limits: how much a session, a user, an address and all of them may ask for.
         trusted_proxies: addresses and networks whose `X-Forwarded-For` and `X-Forwarded-Proto` count.
         hosts: the host names that a request for one of our routes may be for; by default any.
-        drain: over how many seconds a shutdown may spread the closing of its pages.
+        drain: within how many seconds a shutdown is over; all but 4.5 of them may go by while its pages are
+            closed one after the other.
         clock: for tests.
 
     Raises:
@@ -639,9 +681,9 @@ _STATUS = {"beat": 200, "wait": 503, "end": 401}
 
 
 def _page_id(request: web.Request) -> str:
-    """What a page calls itself for its whole life; one that does not say so is a page all the same."""
+    """What a page calls itself for its whole life, if it says so."""
     given = request.query.get("page", "")
-    return given if re.fullmatch(r"[A-Za-z0-9_-]{1,32}", given) else token_urlsafe(12)
+    return given if re.fullmatch(r"[A-Za-z0-9_-]{1,32}", given) else ""
 
 
 async def _ping_in(request: web.Request) -> Ping:

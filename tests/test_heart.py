@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keepalive import heart as heart_module
+from keepalive.errors import StoreUnavailable
 from keepalive.heart import MAX_BATCH, MAX_PUSH, REMEMBER_ENDS, STORE_TIMEOUT, Hooks
 from keepalive.limits import Limits
 from keepalive.live import LEAST_DEBT, Live, Page
@@ -952,6 +953,24 @@ async def test_the_more_pages_are_here_the_longer_they_spread_their_return(
     assert world.heart.pages == 0
 
 
+async def test_where_fewer_handshakes_are_let_in_pages_spread_over_longer(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other servers have the same limits as this one."""
+    world.heart._limits = Limits(handshakes_per_second=2)
+    pages = [await world.page(f"s{index}") for index in range(10)]
+    assert pages[-1].of(Hello)[0].spread == 5
+    turns: list[float] = []
+
+    async def count(seconds: float) -> None:
+        turns.append(seconds)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio, "sleep", count)
+        await world.heart.part(10.0)
+    assert len(turns) == 5 / heart_module.TICK - 1
+
+
 async def test_a_stop_answers_who_still_waits(begin: Begin) -> None:
     world = await begin(EVERY_PING)
     await world.login("a")
@@ -965,6 +984,58 @@ async def test_a_stop_answers_who_still_waits(begin: Begin) -> None:
     world.toucher.answers.set()
     await stopping
     assert isinstance(typed(await answer), Beat)
+
+
+async def test_a_page_that_waits_for_the_store_is_answered_before_it_is_closed(begin: Begin) -> None:
+    world = await begin(EVERY_PING)
+    under_way, behind, quiet = [await world.page(name) for name in "abc"]
+    world.toucher.answers.clear()
+    under_way.ping()
+    await settle()
+    behind.ping()
+    parting = asyncio.create_task(world.heart.part(0.0))
+    await settle()
+    assert [page.closed for page in (under_way, behind, quiet)] == [None, None, 1012]
+    world.toucher.answers.set()
+    await parting
+    for page in (under_way, behind):
+        assert [type(message) for message in page.messages] == [Hello, Beat]
+        assert page.closed == 1012
+    assert world.heart.pages == 0
+
+
+async def test_whoever_waits_when_its_turn_comes_goes_in_a_later_turn(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = await begin(EVERY_PING)
+    world.heart._limits = Limits(handshakes_per_second=50)
+    monkeypatch.setattr(heart_module, "TICK", 0.02)
+    first, *others = [await world.page(name) for name in "abcdefghij"]
+    world.toucher.answers.clear()
+    first.ping()
+    await settle()
+    parting = asyncio.create_task(world.heart.part(10.0))
+    await until(lambda: others[2].closed)
+    assert first.closed is None
+    world.toucher.answers.set()
+    await until(lambda: first.closed)
+    assert others[-1].closed is None
+    await parting
+    assert [type(message) for message in first.messages] == [Hello, Beat]
+    assert {page.closed for page in (first, *others)} == {1012}
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_store_that_hangs_does_not_hold_up_a_stop(begin: Begin) -> None:
+    world = await begin(EVERY_PING)
+    page = await world.page("a")
+    world.toucher.reached.clear()
+    page.ping()
+    await settle()
+    async with asyncio.timeout(1):
+        await world.heart.part(0.0)
+    assert [type(message) for message in page.messages] == [Hello, Wait]
+    assert page.closed == 1012
 
 
 async def test_a_stop_leaves_no_task_behind(world: World) -> None:
@@ -1382,13 +1453,100 @@ async def test_a_watch_that_breaks_off_is_begun_anew_and_nothing_is_missed(
 
     monkeypatch.setattr(world.store, "watch", again)
     await world.end("a")  # while nobody watches
-    await until(lambda: pages["a"].closed)
+
+    def closed(page: FakePage) -> int | None:
+        world.clock.advance(heart_module.TICK)
+        world.heart.tick()
+        return page.closed
+
+    await until(lambda: closed(pages["a"]))
     assert pages["a"].closed == 4503
     await until(lambda: not tries)
     await world.end("b")
     await until(lambda: pages["b"].closed)
     assert (pages["b"].closed, pages["c"].closed) == (4503, None)
     assert caplog.text.count("watching anew") == 2
+
+
+MANY = 15_000
+MICROSECONDS = 17.4
+"""A touch in Redis, measured;"""
+NODES = 8
+"""and so many servers have one Redis, which all of them ask at once."""
+
+
+@pytest.fixture
+async def crowd(begin: Begin) -> tuple[World, list[FakePage]]:
+    """Very many sessions at a store that takes its time. Each ping of theirs has to go there."""
+    world = await begin(EVERY_PING)
+    ask = world.toucher.touch
+
+    async def touch(batch: Sequence[Touch]) -> Sequence[Left | Reason]:
+        world.clock.advance(len(batch) * NODES * MICROSECONDS / 1e6)
+        return await ask(batch)
+
+    world.toucher.touch = touch  # type: ignore[method-assign]
+    return world, [await world.page(f"s{index}") for index in range(MANY)]
+
+
+async def slowest_answer(world: World, pages: Sequence[FakePage], done: Callable[[], bool]) -> float:
+    """How long one of these pages has waited for its answer, in virtual seconds; one pings after another."""
+    heart, now, longest = world.heart, world.clock.monotonic, 0.0
+    ticked_at = now()
+    for page in pages:
+        pinged_at = now()
+        page.ping()
+        while not page.of(Beat | Wait):  # type: ignore[arg-type]
+            if heart.busy:
+                await asyncio.sleep(0)
+            else:
+                world.clock.advance(0.001)
+            if now() >= ticked_at + heart_module.TICK:
+                ticked_at = now()
+                heart.tick()
+        longest = max(longest, now() - pinged_at)
+        if done():
+            return longest
+        world.clock.advance(0.01)
+    raise AssertionError("not done by then")
+
+
+async def test_a_watch_that_breaks_off_costs_nobody_a_beat(
+    crowd: tuple[World, list[FakePage]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All sessions are looked at again, in the end; whoever pings meanwhile is answered as ever."""
+    monkeypatch.setattr(heart_module, "RETRY", 0.01)
+    world, pages = crowd
+    world.store._watches.lose(StoreUnavailable("the subscription is lost"))
+    await until(lambda: world.heart._unanswered)
+    touched: set[bytes] = set()
+    asked = world.toucher.batches
+
+    def all_asked() -> bool:
+        touched.update(line.key for batch in asked for line in batch)
+        asked.clear()
+        return len(touched) == MANY
+
+    assert await slowest_answer(world, pages, all_asked) < 0.25
+    await world.end("s7")  # and it is watched again
+    assert pages[7].closed == 4503
+
+
+async def test_a_store_that_is_back_is_not_asked_for_all_at_once(
+    crowd: tuple[World, list[FakePage]],
+) -> None:
+    world, pages = crowd
+    world.toucher.down()
+    for page in pages[1000:]:
+        page.ping()
+    await settle()
+    assert len(pages[-1].of(Wait)) == 1
+    world.toucher.up()
+    world.clock.advance(heart_module.RETRY)
+    world.heart.tick()
+    assert await slowest_answer(world, pages, lambda: not world.heart._unanswered) < 0.25
+    await settle()
+    assert len(world.toucher.touches) >= MANY - 1000
 
 
 async def test_a_login_is_no_end(begin: Begin) -> None:
@@ -1901,6 +2059,43 @@ async def test_a_ping_over_http_takes_back_the_end(shared: tuple[World, World]) 
     ticket, read_at = await other.ticket("a")
     await other.heart.ping_once(ticket, Ping(1, idle=1.0), read_at)
     assert not await is_closing(world)
+
+
+async def test_a_page_that_pings_over_http_is_one_of_those_that_are_open(
+    shared: tuple[World, World],
+) -> None:
+    """Such as one whose proxy blocks sockets, beside a tab that had its own before: that one's goodbye."""
+    world, other = shared
+    page = await begun(world, "p")
+    await settle()
+    ticket, read_at = await other.ticket("a")
+    await other.heart.ping_once(ticket, Ping(1), read_at, "q")
+    page.leave()
+    await pass_by(shared, 2 * AFTER)
+    assert not await is_closing(world)
+    ticket, read_at = await other.ticket("a")
+    assert isinstance(typed(await other.heart.ping_once(ticket, Ping(2), read_at, "q")), Beat)
+    back = await begun(world, "q")  # the same page, once it has a socket
+    await settle()
+    back.leave()
+    await settle()
+    assert await world.idle("a") == AFTER
+
+
+async def test_a_ping_that_was_on_its_way_at_the_goodbye_does_not_bring_the_page_back(begin: Begin) -> None:
+    world = await begin(Policy(**RULES))
+    page = await begun(world, "p")
+    await settle()
+    world.toucher.answers.clear()
+    page.ping()
+    await world.advance(30)
+    page.ping()
+    await settle()
+    page.ping()  # waits behind the batch that is on its way
+    page.leave()
+    world.toucher.answers.set()
+    await settle()
+    assert await is_closing(world)
 
 
 async def test_a_goodbye_during_an_outage_is_told_afterwards(shared: tuple[World, World]) -> None:

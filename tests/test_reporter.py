@@ -1,5 +1,6 @@
 """What a node tells of its pages, whatever the store does with it; in virtual time."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 
@@ -234,7 +235,7 @@ async def test_what_nobody_had_foreseen_is_told_with_its_traceback(
 async def test_a_node_takes_its_leave(node: Node) -> None:
     await node.world.page("a")
     await node.report()
-    await node.reporter.leave()
+    await node.reporter.leave(asyncio.get_running_loop().time() + 1)
     assert await node.totals() == Presence(0, 0, 0, 0)
 
 
@@ -242,7 +243,7 @@ async def test_a_node_takes_its_leave(node: Node) -> None:
 async def test_a_leave_that_fails_is_nobodys_trouble(node: Node, error: Exception) -> None:
     await node.report()
     node.roll.error = error
-    await node.reporter.leave()
+    await node.reporter.leave(asyncio.get_running_loop().time() + 1)
     node.world.clock.advance(KEPT)
     assert await node.totals() == Presence(0, 0, 0, 0)
 

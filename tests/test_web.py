@@ -9,6 +9,7 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha384
 from io import BytesIO
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from aiohttp import ClientSession, DummyCookieJar, web
 from aiohttp_session import SimpleCookieStorage, get_session
 from aiohttp_session import setup as setup_sessions
+from cryptography.fernet import Fernet
 
 import keepalive
 from keepalive import Hooks, KeepaliveStorage, Limits, Policy, Reason, SettingError, open_store
@@ -29,7 +31,10 @@ from keepalive.stores import SessionStore
 from keepalive.testing import KeepaliveApp, VirtualClock
 
 from .conftest import Browse, Browser, Connect, Serve
+from .nodes import many_files
 from .raw import CLOSE, DEADLINE, RawPage, frame, handshake, ping, until
+from .redis import redis_server
+from .test_server import running
 
 NO_STORE = "no-store"
 TRIES = 3
@@ -713,6 +718,33 @@ async def test_who_closes_the_last_page_signs_out(
     assert (await ann.get("/whoami")).json is None
 
 
+async def test_a_page_that_polls_is_none_of_those_that_are_closed(
+    serve: Serve, browse: Browse, keepalive_app: KeepaliveApp, clock: VirtualClock
+) -> None:
+    keepalive_app(app := make_app(policy=Policy(end_after_last_page=20)))
+    ann = await signed_in(browse, (await serve(app)).port, "ann")
+
+    async def poll(n: int) -> Any:
+        told = {"type": "ping", "n": n}
+        return (await ann.post("/keepalive/heartbeat?page=q", json=told)).json["type"]
+
+    assert await poll(1) == "beat"
+    page = await ann.page("/keepalive/ws?page=p")
+    await page.message()
+    page.send(ping(1))
+    await page.message("beat")
+    assert await page.leave(1001) == 1001
+    page.cut()
+    await clock.advance(25)
+    assert await poll(2) == "beat"
+    back = await ann.page("/keepalive/ws?page=q")
+    await back.message()
+    assert await back.leave(1001) == 1001
+    back.cut()
+    await clock.advance(20)
+    assert await poll(3) == "end"
+
+
 async def test_a_prefix(serve: Serve, browse: Browse) -> None:
     port = (await serve(make_app(prefix="/live"))).port
     ann = await signed_in(browse, port, "ann")
@@ -924,3 +956,44 @@ async def test_a_handshake_during_the_shutdown(serve: Serve, browse: Browse) -> 
     assert await page.close_code() == 1012
     assert await page.end_of_stream() == b""
     await asyncio.wait_for(stopping, 2)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.slow)])
+async def test_a_process_is_gone_within_its_drain(tmp_path: Path, browse: Browse, count: int) -> None:
+    """Though all goes wrong: the store hangs, no page answers the close, and a request never comes whole.
+
+    Others would take the pages in over 8 s, but the drain leaves 1.5.
+    """
+    drain, few, many = 6, f"{count // 8}", f"{2 * count}"
+    secret = tmp_path / "secret"
+    secret.write_bytes(Fernet.generate_key())
+    secret.chmod(0o600)
+    options = ["--drain", f"{drain}", "--touch-every", "0", "--handshakes-per-second", few]
+    options += ["--secret-file", str(secret)]
+    for limit in ("session", "user", "address"):
+        options += [f"--pages-per-{limit}", many]
+    many_files()
+    with redis_server(tmp_path) as redis:
+        async with running(tmp_path, "--store", redis.url, *options) as server:
+            ann = await browse(server.port)
+            assert (await ann.post("/login", data={"name": "ann"})).status == 303
+            pages: list[RawPage] = []
+            while len(pages) < count:
+                page = await ann.page()
+                if page.status == 101:
+                    await page.message("hello")
+                    pages.append(page)
+                else:  # no more are let in just now
+                    assert page.status == 503
+                    await asyncio.sleep(0.05)
+            _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(b"POST /login HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+            redis.call("CLIENT", "PAUSE", 30_000)
+            for page in pages:
+                page.send(ping(1))
+            code, seconds = await server.stop()
+            writer.transport.abort()
+            assert code == 0
+            assert seconds < drain
+            assert [await page.close_code() for page in pages] == [1012] * count

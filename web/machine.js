@@ -399,7 +399,7 @@ function conclude(c, event) {
   c.reason = message.reason;
   c.login = message.login ?? null;
   c.warning = null;
-  c.known = true;
+  believe(c, c.now, c.now);
   tell(c, message);
 }
 
@@ -518,8 +518,8 @@ function foresee(c, { expires_in, ends_in }) {
     bringForward(c, "ping", nextPing(c)); // one that was asked for meanwhile comes first
     if (due > c.now) bringForward(c, "ping", Math.max(due, c.now + LEAST_INTERVAL));
   }
-  if (c.warning || ms(expires_in, 0) > c.warnBefore) return;
   const why = ends_in <= expires_in ? "absolute" : "idle";
+  if (c.warning?.why === why || ms(expires_in, 0) > c.warnBefore) return;
   warn(c, { type: "warning", expires_in, why, extendable: why === "idle" && c.mode !== "observe" });
 }
 

@@ -162,8 +162,8 @@ class Machine:
         self.ends_at: float | None = None
         """The absolute one."""
         self.mode: Mode | None = None
-        self.warned = False
-        """Whether a warning stands."""
+        self.warned: Reason | None = None
+        """Of what, if a warning stands."""
         self.end: End | None = None
         """Why the session is over."""
         self._deadlines: dict[str, float] = {}
@@ -272,7 +272,8 @@ def _after_pause(m: Machine, event: object) -> State:
 
 def _begin(m: Machine, event: object, turn: _Turn) -> None:
     m._failures = m._posting = 0
-    m._answered = m.warned = False
+    m._answered = False
+    m.warned = None
     m.expires_at = m.ends_at = m.end = None
 
 
@@ -295,7 +296,7 @@ def _remember(m: Machine, event: Hello | Beat, turn: _Turn) -> None:
     m.expires_at = turn.now + left
     m.ends_at = None if event.ends_in is None else turn.now + event.ends_in
     if left > m._warn_before:
-        m.warned = False
+        m.warned = None
 
 
 def _confirm(m: Machine, event: Beat, turn: _Turn) -> None:
@@ -314,7 +315,7 @@ def _defer(m: Machine, event: Wait | None, turn: _Turn) -> None:
 
 def _warn(m: Machine, event: Warning, turn: _Turn) -> None:
     m.expires_at = turn.now + _seconds(event.expires_in, 0.0)
-    m.warned = True
+    m.warned = event.why
     turn.effects.append(Emit(event))
 
 
@@ -327,7 +328,7 @@ def _conclude(m: Machine, event: End | Closed, turn: _Turn) -> None:
         return
     m.end = event if isinstance(event, End) else End(_REASONS.get(event.code, Reason.UNKNOWN))
     m.expires_at = m.ends_at = turn.now
-    m.warned = False
+    m.warned = None
     turn.effects.append(Emit(m.end))
 
 
@@ -365,9 +366,9 @@ def _foresee(m: Machine, event: HttpBeat, turn: _Turn) -> None:
         _no_later(m, "ping", _next_ping(m, turn))  # one that was asked for meanwhile comes first
         if due > turn.now:
             _no_later(m, "ping", max(due, turn.now + LEAST_INTERVAL))
-    if m.warned or event.expires_in > m._warn_before:
-        return
     why = Reason.ABSOLUTE if event.ends_in is not None and event.ends_in <= event.expires_in else Reason.IDLE
+    if m.warned is why or event.expires_in > m._warn_before:
+        return
     extendable = why is Reason.IDLE and m.mode is not Mode.OBSERVE
     _warn(m, Warning(event.expires_in, why, extendable), turn)
 
