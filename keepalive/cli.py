@@ -5,8 +5,10 @@ what we were told, 1 for what keeps us from doing it, and 3 for a session that i
 """
 
 import asyncio
+import errno
 import json
 import os
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial, wraps
 from pathlib import Path
@@ -29,6 +31,7 @@ from .settings import SETTINGS, Settings, gather, load
 from .workers import bind, supervise
 
 _CODES = {SettingError: 2, SessionEnded: 3}
+_UNWRITABLE = {errno.ENOSPC, errno.EPIPE, errno.EIO}
 _Answer = tuple[Any, RenderableType]
 """What was answered, and how people see it."""
 
@@ -267,6 +270,13 @@ def _told(action: Callable[[], Any]) -> int:
     except KeepaliveError as error:
         show.say(str(error))
         return next((code for kind, code in _CODES.items() if isinstance(error, kind)), 1)
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        show.say(f"the output could not be written ({error.strerror})")
+        with open(os.devnull, "w") as nowhere:  # for what Python still has of it when it leaves
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        return 1
     return code or 0
 
 

@@ -304,7 +304,8 @@ class _Live:
 
     async def connect(self, page: int) -> None:
         url = self._address.socket
-        handshake = Handshake(request(url.raw_path, url.host_port_subcomponent or "", self._cookie))
+        host, authorization = url.host_port_subcomponent or "", self._address.authorization
+        handshake = Handshake(request(url.raw_path, host, self._cookie, authorization))
         opening = self._loop.create_connection(
             lambda: _Page(handshake, lambda: self.now),
             url.raw_host or "",

@@ -222,6 +222,15 @@ def test_a_new_key_seals(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out)["key"] not in ("", first)
 
 
+def test_output_that_cannot_be_written_is_told_of() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "keepalive", "keygen"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    told = "keepalive: the output could not be written (No space left on device)\n"
+    assert (done.returncode, done.stderr) == (1, told)
+
+
 def test_the_settings_and_where_they_come_from(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
