@@ -11,6 +11,10 @@ COVERED = $(PURE:%=--cov=keepalive.%) --cov-branch --cov-fail-under=100 --cov-re
 UV = .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
   --no-header --no-emit-index-url --no-emit-find-links pyproject.toml
 
+# What became of each test, for the summary at the end of `make test`.
+REPORTS = build/tests
+reported = --junitxml=$(REPORTS)/$(1).xml
+
 FUZZ_SECONDS ?= 60
 
 help: ## List the targets
@@ -21,10 +25,11 @@ run: .venv/run.stamp ## Serve the demo; options in ARGS="--port 8081 …"
 
 test: .venv/test.stamp node-test ## Run every test, also on the other Pythons at hand and the oldest releases
 	scripts/install-test-tools
-	.venv/bin/python -m pytest -n auto $(COVERED) $(PURE:%=tests/test_%.py)
-	.venv/bin/python -m pytest -n auto -m "not browser and not slow" $(PURE:%=--ignore=tests/test_%.py)
-	.venv/bin/python -m pytest -n auto -m "browser and not slow" tests/browser
+	.venv/bin/python -m pytest -n auto $(call reported,pure) $(COVERED) $(PURE:%=tests/test_%.py)
+	.venv/bin/python -m pytest -n auto $(call reported,core) -m "not browser and not slow" $(PURE:%=--ignore=tests/test_%.py)
+	.venv/bin/python -m pytest -n auto $(call reported,browser) -m "browser and not slow" --dist worksteal tests/browser
 	scripts/test-others
+	@.venv/bin/python -m tests.browser.rows $(patsubst %,$(REPORTS)/%.xml,node pure core browser)
 
 check: .venv/test.stamp node-test ## Check style and types, and run the tests of the browser modules
 	.venv/bin/ruff format --check .
@@ -59,7 +64,9 @@ clean: ## Remove all that was made, but no sessions
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 node-test: web/node_modules/.stamp
-	npm --prefix web run --silent test
+	@mkdir -p $(REPORTS)
+	node --test --test-reporter=dot --test-reporter-destination=stdout \
+	  --test-reporter=junit --test-reporter-destination=$(REPORTS)/node.xml tests/web/*.test.js
 
 .venv/%.stamp: requirements/%.txt | .venv
 	.venv/bin/python $(PIP) --require-hashes -r $<

@@ -274,7 +274,7 @@ def _told(action: Callable[[], Any]) -> int:
         if error.errno not in _UNWRITABLE:
             raise
         show.say(f"the output could not be written ({error.strerror})")
-        with open(os.devnull, "w") as nowhere:  # for what Python still has of it when it leaves
+        with Path(os.devnull).open("w") as nowhere:  # for what Python still has of it when it leaves
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
         return 1
     return code or 0

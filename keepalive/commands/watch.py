@@ -144,7 +144,8 @@ class View:
         row.add_column(justify="right")
         beats_now = self._clock.wall() - self._beat_at < THUMP
         heart = ("♥", "bold bright_red" if beats_now else "red")
-        row.add_row(Text.assemble(heart, "  ", (str(self._address.base.with_user(None)), "bold")), _state(self._heart.state))
+        where = str(self._address.base.with_user(None))  # without its password, too
+        row.add_row(Text.assemble(heart, "  ", (where, "bold")), _state(self._heart.state))
         return row
 
     def _session(self) -> Table:

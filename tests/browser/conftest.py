@@ -27,6 +27,16 @@ UNREAL = [
 ]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that may take longest come first: they wait for minutes, and the rest can run meanwhile."""
+
+    def patience(item: pytest.Item) -> float:
+        mark = item.get_closest_marker("timeout")
+        return mark.args[0] if mark and item.get_closest_marker("browser") else 0
+
+    items.sort(key=patience, reverse=True)
+
+
 class Server:
     """`python run.py` on a free port, which it keeps through restarts."""
 

@@ -76,8 +76,25 @@ const commands = {
   async click({ tab, selector }) {
     await held.get(tab).click(selector);
   },
+  /** A click that opens a window; the tab in that. */
+  async popup({ tab, selector }) {
+    const opened = new Promise((resolve) => held.get(tab).once("popup", resolve));
+    await held.get(tab).click(selector);
+    return keep(await opened);
+  },
+  async type({ tab, selector, text }) {
+    await held.get(tab).type(selector, text);
+  },
+  /** What a window of a given size shows, as a PNG file. */
+  async screenshot({ tab, path, ...size }) {
+    await held.get(tab).setViewport(size);
+    await held.get(tab).screenshot({ path });
+  },
   async front({ tab }) {
     await held.get(tab).bringToFront();
+  },
+  async closed({ tab }) {
+    return held.get(tab).isClosed();
   },
   async close({ thing }) {
     await held.get(thing).close();

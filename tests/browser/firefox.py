@@ -66,8 +66,25 @@ class Tab:
         """Click on an element with the mouse, so that the page takes it for a person's doing."""
         await self._driver.tell("click", tab=self._number, selector=selector)
 
+    async def opens(self, selector: str) -> "Tab":
+        """Click on what opens a window; the tab in that, which takes no notes."""
+        return Tab(self._driver, await self._driver.tell("popup", tab=self._number, selector=selector))
+
+    async def type(self, selector: str, text: str) -> None:
+        """Type with the keyboard."""
+        await self._driver.tell("type", tab=self._number, selector=selector, text=text)
+
+    async def screenshot(self, path: Path, width: int, height: int) -> None:
+        """Make a PNG of what a window of this size shows."""
+        await self._driver.tell("screenshot", tab=self._number, path=str(path), width=width, height=height)
+
     async def close(self) -> None:
         await self._driver.tell("close", thing=self._number)
+
+    async def is_closed(self) -> bool:
+        """Whether it has been closed, by whomever."""
+        closed: bool = await self._driver.tell("closed", tab=self._number)
+        return closed
 
     async def evaluate(self, expression: str) -> Any:
         """What a JavaScript expression comes to, once it is settled."""

@@ -25,6 +25,8 @@ T = TypeVar("T")
 INTERVAL = 1.0
 IDLE = 6.0
 MOMENT = 0.5
+HIDDEN = 180.0
+"""How long a page is kept out of sight, in seconds: there its timers run once a minute."""
 QUICK: dict[str, Any] = {"ping_interval": INTERVAL, "idle_timeout": IDLE}
 """A session that needs its pings, and shows soon when it lacks them."""
 PATIENT: dict[str, Any] = {"ping_interval": INTERVAL, "idle_timeout": 600.0}

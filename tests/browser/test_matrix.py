@@ -20,6 +20,7 @@ from keepalive.messages import CloseCode, Ping
 from ..raw import certified
 from .conftest import DEADLINE, Launch, Server
 from .matrix import (
+    HIDDEN,
     IDLE,
     INTERVAL,
     PATIENT,
@@ -52,6 +53,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(150)]
 Serve = Callable[..., Awaitable[Server]]
 BUSY = 2.0
 """What a machine that runs many browsers at once may add to a second, in seconds."""
+FROZEN = 60.0
 TABS = 10
 SHARED = PATIENT | {"ping_interval": 2.0}
 HAND_OVER = 2.5 * SHARED["ping_interval"]
@@ -121,8 +123,8 @@ async def test_row_08_back_forward_cache(site: OpenSite, browser: BrowserContext
     await no_complaints(page)
 
 
-@pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=pytest.mark.slow)])
-async def test_row_09_frozen_and_resumed(site: OpenSite, browser: BrowserContext, seconds: int) -> None:
+@pytest.mark.timeout(300)
+async def test_row_09_frozen_and_resumed(site: OpenSite, browser: BrowserContext) -> None:
     here = await site(**PATIENT)
     await sign_in(browser, here.url)
     page = await arrive(browser, here.url)
@@ -131,7 +133,7 @@ async def test_row_09_frozen_and_resumed(site: OpenSite, browser: BrowserContext
     await until(lambda: first.code is not None)
     assert first.code == CloseCode.RETURNING
     frozen_at = now()
-    await until(lambda: now() >= frozen_at + seconds, within=seconds + DEADLINE)
+    await until(lambda: now() >= frozen_at + FROZEN, within=FROZEN + DEADLINE)
     assert here.visits == [first]  # nothing runs in a frozen page
     resumed_at = now()
     await set_frozen(page, False)
@@ -147,8 +149,7 @@ async def test_row_09_frozen_and_resumed(site: OpenSite, browser: BrowserContext
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("seconds", [28, pytest.param(180, marks=pytest.mark.slow)])
-async def test_row_10_hidden_and_throttled(site: OpenSite, desk: Launch, seconds: int) -> None:
+async def test_row_10_hidden_and_throttled(site: OpenSite, desk: Launch) -> None:
     """Timers run once a minute, but the server asks, and the page answers where it hears that."""
     # Stock Chromium waits five minutes with it.
     context = await watched(await desk("--enable-features=IntensiveWakeUpThrottling:grace_period_seconds/10"))
@@ -165,7 +166,7 @@ async def test_row_10_hidden_and_throttled(site: OpenSite, desk: Launch, seconds
     front = await context.new_page()
     await front.bring_to_front()
     await eventually(lambda: page.evaluate("document.visibilityState === 'hidden'"))
-    await always(lambda: is_alive(context, here.url), seconds)
+    await always(lambda: is_alive(context, here.url), HIDDEN)
     # By its own timers the page would have been too late: a session lives for six seconds.
     gap = await page.evaluate("Math.max(pulse.gap, Date.now() - pulse.last)")
     assert gap > 1_000 * (IDLE + INTERVAL)

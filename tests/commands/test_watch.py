@@ -32,7 +32,7 @@ async def test_the_screen(serve: Serve) -> None:
     world.port = (await serve(world.app)).port
     async with ClientSession(cookie_jar=CookieJar(unsafe=True)) as http:
         await sign_in(http, world)
-        address = address_of(world.url.replace("//", "//ann:secret@"))  # which nobody looks at over a shoulder
+        address = address_of(world.url.replace("//", "//ann:secret@"))  # which nobody is shown
         async with keepalive.connect(world.url, session=http) as heart:
             view = View(heart, address, await rules_of(http, address), SystemClock())
             view.add(Beat(3, 1799.5, 43000.0))
