@@ -301,7 +301,7 @@ async def test_an_end_that_was_not_heard_of_is_found_out(start: Start, redis: Re
     assert redis.call("CLIENT", "KILL", "TYPE", "pubsub") == 2
     assert await there.store.end(key_of("a"), Reason.REVOKED)
     assert page.reason is None
-    await until(lambda: page.gone == (Reason.REVOKED, 4506), within=2 * PAUSE + SLOW)  # and it never pings
+    await until(lambda: page.gone == (Reason.REVOKED, 4506), within=3 * PAUSE + SLOW)  # and it never pings
     assert other.closed is None
     assert await there.store.end(key_of("b"), Reason.LOGOUT)
     await until(lambda: other.reason is Reason.LOGOUT, within=SLOW)  # by the new subscription

@@ -102,7 +102,7 @@ class MemoryStore:
             # For good, though the clock be set back: its data is gone.
             session.life.reason = session.life.over(now)
             if session.life.reason is not None:
-                session.data = b""
+                session.data, session.user = b"", None
         gone = [key for key, session in self._sessions.items() if session.life.forgettable(now)]
         for key in gone:
             del self._sessions[key]

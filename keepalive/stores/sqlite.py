@@ -73,7 +73,7 @@ _CLOSE = """
 UPDATE sessions
 SET reason = CASE
     WHEN closes_at < idle_at THEN 'logout' WHEN absolute_at <= idle_at THEN 'absolute' ELSE 'idle'
-END
+END, user = NULL
 WHERE key > :after AND key <= :last
     AND reason IS NULL AND min(idle_at, coalesce(closes_at, idle_at)) <= :now
 """

@@ -240,7 +240,7 @@ async def test_a_file_that_knew_no_presence_learns_it(tmp_path: Path, clock: Man
     await store.create(A, data=b"cart", user="ann", policy=POLICY)
     await store.close()
     with closing(sqlite3.connect(path)) as db:  # as the first version has made it
-        for table in ("online", "online_sessions", "online_users", "presence", "nodes"):
+        for table in ("online", "online_sessions", "online_users", "presence", "nodes", "pushes"):
             db.execute(f"DROP TABLE {table}")
         for column in ("closes_at", "pages"):
             db.execute(f"ALTER TABLE sessions DROP COLUMN {column}")
