@@ -13,7 +13,7 @@ from aiohttp import hdrs, web
 
 from .clock import Clock
 from .heart import Heart
-from .limits import Buckets, Limits
+from .limits import BURST, Buckets, Limits
 from .trust import Trust
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,7 @@ _ADVICE = {
     "address": f"an address has `pages_per_address` open; {_PROXY}",
     "user": "a user has `pages_per_user` open",
     "misses": f"an address has presented more cookies of no session than `misses_per_minute`; {_PROXY}",
+    "asks": "a session asks over HTTP more than `messages_per_second` and `pages_per_session` allow",
 }
 """What the log says of pages that are turned away."""
 _ANSWERS: dict[str, tuple[type[web.HTTPServiceUnavailable | web.HTTPTooManyRequests], int]] = {
@@ -59,6 +60,7 @@ class Gate:
         rate, misses = limits.handshakes_per_second, limits.misses_per_minute
         self._handshakes = Buckets(rate, max(1.0, 2 * rate))
         self._misses = Buckets(misses / 60, max(1.0, misses))
+        self._asks = Buckets(limits.asks_per_second, BURST * limits.asks_per_second)
         self._told: dict[str, float] = {}
 
     def open(self, files: float) -> None:
@@ -87,7 +89,7 @@ class Gate:
         """
         if self._is_full(address):
             why = "address"
-        elif self._heart.pages >= self._most_pages:
+        elif self._is_full_up():
             why = "files"
         elif not self._handshakes.take(_ALL, self._clock.monotonic()):
             why = "rate"
@@ -102,6 +104,8 @@ class Gate:
             why = "user"
         elif self._is_full(address):  # by those whose handshakes were under way with this one
             why = "address"
+        elif self._is_full_up():
+            why = "files"
         else:
             return True
         self.results[why] += 1
@@ -123,8 +127,19 @@ class Gate:
             self._misses.give_back(address, self._clock.monotonic())
 
     def sweep(self) -> None:
-        """Forget the addresses that have not guessed for long."""
-        self._misses.sweep(self._clock.monotonic())
+        """Forget the addresses that have not guessed, and the sessions that have not asked, for long."""
+        for buckets in self._misses, self._asks:
+            buckets.sweep(self._clock.monotonic())
+
+    def may_ask(self, key: bytes) -> bool:
+        """Whether a session may ask once more over HTTP; if not, the log has that."""
+        if self._asks.take(key, self._clock.monotonic()):
+            return True
+        self._tell("asks")
+        return False
+
+    def _is_full_up(self) -> bool:
+        return self._heart.pages >= self._most_pages
 
     def _is_full(self, address: str) -> bool:
         return self._heart.addresses[address] >= self._limits.pages_per_address and self._trust.is_counted(

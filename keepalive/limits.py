@@ -4,6 +4,7 @@ Pure; time is an argument, in monotonic seconds. docs/security.md tells why each
 """
 
 from collections import Counter
+from collections.abc import Hashable
 from dataclasses import dataclass, fields
 from math import inf
 
@@ -11,6 +12,11 @@ from .errors import SettingError
 
 SHARE_OF_FILES = 0.9
 """How much of the file limit pages may take: the store, the log and plain requests need the rest."""
+ASKS_PER_PAGE = 2.0
+"""How often a page may ask over HTTP a second: it posts once in 2 s at most, and an app that asks for the
+state once a second beside it is not to be hampered."""
+BURST = 5.0
+"""How many seconds' worth of requests over HTTP may come at once."""
 MOST_KEYS = 65_536
 """How many keys `Buckets` know at most, 10 MB; beyond, the one that came first is forgotten."""
 
@@ -40,7 +46,9 @@ class Limits:
     """Cookies of ours, but of no session, that an address may present: each costs a read of the store.
     People come with one after an outage; whoever replays them comes with thousands."""
     messages_per_second: float = 10.0
-    """Of one page, over a long time; five seconds' worth may come at once. A page pings every 25 s."""
+    """Of one page, over a long time; five seconds' worth may come at once. A page pings every 25 s. Over
+    HTTP nobody says which page asks: there it is of a session, or `ASKS_PER_PAGE` for each page that it
+    may have, whichever is more."""
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -62,6 +70,11 @@ class Limits:
             files: how many files the process may open.
         """
         return files * SHARE_OF_FILES if self.pages is None else self.pages
+
+    @property
+    def asks_per_second(self) -> float:
+        """How often a session may ask over HTTP, over a long time."""
+        return max(self.messages_per_second, ASKS_PER_PAGE * self.pages_per_session)
 
 
 class Tally(Counter[str]):
@@ -89,12 +102,12 @@ class Buckets:
     def __init__(self, rate: float, burst: float) -> None:
         self._rate = rate
         self._burst = burst
-        self._held: dict[str, tuple[float, float]] = {}  # the tokens there were, and when
+        self._held: dict[Hashable, tuple[float, float]] = {}  # the tokens there were, and when
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def take(self, key: str, now: float) -> bool:
+    def take(self, key: Hashable, now: float) -> bool:
         """Take a token, if there is one."""
         tokens = self._tokens(key, now)
         if tokens < 1:
@@ -104,7 +117,7 @@ class Buckets:
         self._held[key] = tokens - 1, now
         return True
 
-    def give_back(self, key: str, now: float) -> None:
+    def give_back(self, key: Hashable, now: float) -> None:
         """Put back a token that was taken, for nothing has come of it."""
         tokens = self._tokens(key, now) + 1
         if tokens < self._burst:
@@ -116,6 +129,6 @@ class Buckets:
         """Forget the buckets that are full again; to be called now and then."""
         self._held = {key: held for key, held in self._held.items() if self._tokens(key, now) < self._burst}
 
-    def _tokens(self, key: str, now: float) -> float:
+    def _tokens(self, key: Hashable, now: float) -> float:
         tokens, at = self._held.get(key, (self._burst, now))
         return min(self._burst, tokens + (now - at) * self._rate)

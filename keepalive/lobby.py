@@ -31,7 +31,7 @@ class Lobby:
     """Stands between the connections of a server and what serves them.
 
     Args:
-        trust: knows trusted proxies, whose connections are not counted: they are everybody's.
+        trust: knows proxies, whose connections are not counted: they are everybody's.
         files: how many the process may open.
         patience: how long the body of a request may take to come after its head, in seconds.
     """

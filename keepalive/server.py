@@ -35,7 +35,8 @@ BACKLOG = 4096
 ACCEPT_AT_ONCE = 32
 """How many of them asyncio takes in one turn of its loop; beats are answered between two turns."""
 SILENCE = 10.0
-"""How long a connection may stay without a whole request, in seconds; aiohttp's default is an hour."""
+"""How long the head of a request may take, and its body after it, in seconds; aiohttp's default is an hour,
+and for ever."""
 SHUTDOWN_TIMEOUT = 1.0
 """How long a shutdown waits for requests that are under way, in seconds; for those that then do not let
 themselves be cancelled, as long again."""
@@ -143,7 +144,13 @@ async def _serve(settings: Settings, demo: bool, listen: socket.socket, ready: C
     loop.set_exception_handler(_Scarcity())
     for number in stop_signals():
         loop.add_signal_handler(number, stopping.set)
-    runner = web.AppRunner(app, access_log=None, keepalive_timeout=SILENCE, shutdown_timeout=SHUTDOWN_TIMEOUT)
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        keepalive_timeout=SILENCE,
+        lingering_time=SILENCE,  # for a body that nobody reads
+        shutdown_timeout=SHUTDOWN_TIMEOUT,
+    )
     try:
         await runner.setup()
         await listen_on(runner, listen, lobby)

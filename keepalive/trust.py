@@ -53,7 +53,14 @@ class Trust:
             if further is None:
                 break
             found = further
-        return str(found) if found.version == 4 else str(ip_network((found, 64), strict=False))
+        return _customer(found)
+
+    def stranger(self, peer: str) -> str | None:
+        """Of whom a connection is, as in `address`; `None` if it is a proxy's, or may be one's."""
+        found = _address(peer)
+        if found is None or self._trusts(found) or not self.is_counted(address := _customer(found)):
+            return None
+        return address
 
     def is_counted(self, address: str) -> bool:
         """Whether an address is one of the outside, whose pages and misses have a limit.
@@ -118,6 +125,10 @@ def _address(text: str) -> _Address | None:
     except ValueError:
         return None
     return found.ipv4_mapped or found if isinstance(found, IPv6Address) else found
+
+
+def _customer(address: _Address) -> str:
+    return str(address) if address.version == 4 else str(ip_network((address, 64), strict=False))
 
 
 def _network(text: str) -> IPv4Network | IPv6Network:

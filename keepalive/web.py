@@ -359,12 +359,15 @@ class Keepalive:
             response = Upgrade(request, SUBPROTOCOL)
         address = self._door.trust.address(request)
         self._gate.enter(address)
-        async with self._doorway:
-            await asyncio.sleep(0)  # a store that answers at once would have all of them let in in one turn
+        await self._doorway.acquire()
+        try:
             if request.transport is None:  # the page has not waited for it
                 self._gate.results["gone"] += 1
             else:
                 await self._let_in(request, response, address)
+        finally:
+            # Not now: a store that answers at once would have thousands let in before any beat.
+            asyncio.get_running_loop().call_soon(self._doorway.release)
         return response
 
     async def _let_in(self, request: web.Request, response: Upgrade, address: str) -> None:

@@ -1,10 +1,11 @@
 """Who is turned away, by which limit, and that nobody else is."""
 
 import asyncio
+from time import sleep
 from typing import Any
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientSession, CookieJar, web
 from aiohttp.test_utils import make_mocked_request
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,15 +15,18 @@ import keepalive
 from keepalive import KEEPALIVE, Keepalive, Limits, SettingError, open_store
 from keepalive import limits as keepalive_limits
 from keepalive import web as keepalive_web
+from keepalive.client import State
 from keepalive.gate import TELL_EVERY
 from keepalive.heart import LET_IN
 from keepalive.limits import Buckets, Tally
-from keepalive.testing import VirtualClock
+from keepalive.testing import KeepaliveApp, VirtualClock
 from keepalive.trust import Trust
 
-from .conftest import Browse, Browser, Connect, Serve
+from .conftest import Answer, Browse, Browser, Connect, Serve
 from .fakes import World, settle
-from .raw import TEXT, RawPage, frame, until
+from .raw import TEXT, RawPage, frame, handshake, until
+from .test_client import World as ClientWorld
+from .test_client import sign_in
 from .test_web import ended, make_app, signed_in
 
 PROXY = "127.0.0.1"
@@ -375,13 +379,20 @@ async def test_an_address_with_too_many_pages_is_turned_away_before_the_store_is
     await opened(bob, 1, "2001:db8::3")
 
 
+@pytest.mark.parametrize(
+    ("limits", "why"),
+    [
+        (Limits(pages_per_address=3), "address"),
+        (Limits(pages_per_user=3), "user"),
+        (Limits(pages=3), "files"),
+    ],
+)
 async def test_handshakes_at_the_same_time_do_not_slip_in_together(
-    serve: Serve, browse: Browse, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, browse: Browse, monkeypatch: pytest.MonkeyPatch, limits: Limits, why: str
 ) -> None:
     """All were asked for while there was room; the store answers them at once."""
     store = open_store("memory://")
-    options = {"sessions": store, "limits": Limits(pages_per_address=3)}
-    heart, (ann,) = await site(serve, browse, "ann", **options)
+    heart, (ann,) = await site(serve, browse, "ann", sessions=store, limits=limits)
     asked, answer, load = [], asyncio.Event(), store.load
 
     async def slow(key: bytes) -> Any:
@@ -394,7 +405,7 @@ async def test_handshakes_at_the_same_time_do_not_slip_in_together(
     await until(lambda: len(asked) == 20)
     answer.set()
     assert sum([await opens(page) for page in await coming]) == heart.connected[0] * 3 == 3
-    assert heart.counts.handshakes == {"accepted": 3, "address": 17}
+    assert heart.counts.handshakes == {"accepted": 3, why: 17}
 
 
 async def opens(page: RawPage) -> bool:
@@ -462,6 +473,39 @@ async def test_too_many_handshakes_a_second(
     for _ in range(20):
         await come(ann)
     assert sum("turned away" in record.message for record in caplog.records) == 2
+
+
+async def test_a_crowd_is_let_in_a_few_at_a_turn(
+    serve: Serve, browse: Browse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the event loop, which has beats to answer between two turns; though the store answers at once."""
+    monkeypatch.setattr(keepalive_web, "LET_IN_AT_ONCE", 2)
+    store = open_store("memory://")
+    _, (ann,) = await site(serve, browse, "ann", sessions=store)
+    loop, load = asyncio.get_running_loop(), store.load
+    asked: list[int] = []  # in which turn
+    turn = 0
+
+    def count() -> None:
+        nonlocal turn
+        turn += 1
+        if len(asked) < 10:
+            loop.call_soon(count)
+
+    async def counted(key: bytes) -> Any:
+        asked.append(turn)
+        return await load(key)
+
+    store.load = counted  # type: ignore[method-assign]
+    crowd = [await asyncio.open_connection("127.0.0.1", ann.port) for _ in range(10)]
+    for _, writer in crowd:
+        writer.write(handshake("/keepalive/ws", {"Cookie": ann.cookie}))
+    count()
+    sleep(0.05)  # until all of them have arrived
+    await until(lambda: len(asked) == 10)
+    for _, writer in crowd:
+        writer.transport.abort()
+    assert max(map(asked.count, asked)) <= 2
 
 
 async def test_more_pages_than_files(serve: Serve, browse: Browse, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -539,6 +583,84 @@ async def test_cookies_that_were_never_ours_shut_nobody_out(
         assert (await stranger.get("/keepalive/state", headers=forged)).status == 401
         assert await ended(await connect(ann.port, headers=forged)) == ("unknown", 4504)
     await opened(ann, 1)
+
+
+# Over HTTP.
+
+
+async def ping_by_post(browser: Browser, n: int) -> Answer:
+    return await browser.post("/keepalive/heartbeat", data=f'{{"type":"ping","n":{n}}}')
+
+
+@pytest.mark.usefixtures("clock")  # which stands still
+async def test_a_session_that_asks_too_often_over_http_has_to_wait(
+    serve: Serve, browse: Browse, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That costs the store nothing, is no end, and concerns no other session, not even of the same user."""
+    store = open_store("memory://")
+    _, (ann, ann_too) = await site(serve, browse, "ann", "ann", sessions=store)
+    asked, load = [], store.load
+
+    async def counted(key: bytes) -> Any:
+        asked.append(key)
+        return await load(key)
+
+    store.load = counted  # type: ignore[method-assign]
+    told_to_wait = {"Retry-After": "2", "Cache-Control": "no-store"}
+    answers = [await ping_by_post(ann, n) for n in range(1000)]
+    assert {answer.status for answer in answers[:200]} == {200}
+    assert {answer.status for answer in answers[200:]} == {429}
+    assert len(asked) == 200
+    assert answers[-1].json == {"type": "wait", "n": 999, "retry_in": 2.0, "why": "rate"}
+    assert told_to_wait.items() <= dict(answers[-1].headers).items()
+    state = await ann.get("/keepalive/state")
+    assert state.status == 429
+    assert told_to_wait.items() <= dict(state.headers).items()
+    assert (await ping_by_post(ann_too, 1)).status == 200
+    assert (await ann.get("/whoami")).json == "ann"
+    assert sum("asks over HTTP" in record.message for record in caplog.records) == 1
+
+
+async def test_twenty_pages_without_a_socket_never_ask_too_often(
+    serve: Serve, browse: Browse, clock: VirtualClock
+) -> None:
+    """Each posts as often as its user can hasten it, and its app asks for the state once a second."""
+    _, (ann,) = await site(serve, browse, "ann")
+    for second in range(30):
+        for page in range(20):
+            assert (await ann.get("/keepalive/state")).status == 200
+            if (second + page) % 2 == 0:
+                assert (await ping_by_post(ann, second)).status == 200
+        await clock.advance(1)
+
+
+async def test_a_heart_that_was_told_to_wait_comes_again(
+    clock: VirtualClock, serve: Serve, keepalive_app: KeepaliveApp
+) -> None:
+    """It takes a refusal for what it is; nor does it come before it was told to."""
+    world = ClientWorld()
+    world.port = (await serve(world.app)).port
+    keepalive_app(world.app)
+    async with ClientSession(cookie_jar=CookieJar(unsafe=True)) as http:
+        await sign_in(http, world)
+        async with keepalive.connect(world.url, session=http) as heart:
+            clock.drive(heart)
+            world.sockets = False
+            world.close()
+            await clock.advance(minutes=1)
+            assert heart.state is State.POLLING
+            status = 200
+            while status == 200:
+                async with http.post(f"{world.url}/keepalive/heartbeat") as answer:
+                    status = answer.status
+            assert status == 429
+            world.posts.clear()
+            beat = asyncio.create_task(heart.ping())
+            await until(lambda: world.posts)
+            await clock.advance(1.9)
+            assert (len(world.posts), beat.done(), heart.state) == (1, False, State.POLLING)
+            await clock.advance(0.5)
+            assert (await beat).expires_in == 1800
 
 
 @pytest.mark.parametrize("twin", ["keepalive=x", "keepalive=", "keepalive"])

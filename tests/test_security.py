@@ -20,15 +20,21 @@ from time import monotonic
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
+from aiohttp_session import Session
+from cryptography.fernet import Fernet
 from packaging.requirements import Requirement
 
 import keepalive
 from keepalive import KEEPALIVE
 from keepalive.seal import Seal
 from keepalive.server import SILENCE
+from keepalive.session import _LOADED
+from keepalive.touchers import Left
 
 from .conftest import Browse, Browser, Serve
-from .discretion import indiscretions
+from .discretion import indiscretions, indiscretions_elsewhere, server_log
 from .raw import DEADLINE, RawPage, handshake, ping, until
 from .test_server import IDLE, QUICK, Server, running, signed_in
 from .test_web import ended, make_app
@@ -97,27 +103,32 @@ async def greeted(browser: Browser) -> RawPage:
 async def test_who_asks_slowly_is_cut_and_holds_up_nobody(
     tmp_path: Path, browse: Browse, count_: int, silence: float, late: float
 ) -> None:
-    """So many silent connections, and as many whose request drips: all are cut when `SILENCE` is over."""
+    """So many silent connections, and as many that drip: all are cut when `SILENCE` is over."""
     change = f"from keepalive import server; server.SILENCE = {silence}"
     async with altered(tmp_path, change, *LONG) as (server, _):
         ann = await signed_in(browse, server.port)
         process = Process(server)
         files = process.files
 
-        async def linger(drips: bool) -> float:
+        async def linger(request: bytes) -> float:
             reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
             began = monotonic()
-            writer.write(b"GET / HTTP/1.1\r\nX-Long: " if drips else b"")
+            writer.write(request)
             with suppress(ConnectionError):
                 while not reader.at_eof():
-                    writer.write(b"x" if drips else b"")
+                    writer.write(b"x" if request else b"")
                     with suppress(TimeoutError):
                         async with asyncio.timeout(1):
-                            await reader.read(1)
+                            await reader.read(1024)
             writer.transport.abort()
             return monotonic() - began
 
-        lingering = asyncio.gather(*(linger(drips) for drips in [True, False] * count_))
+        head = b"GET / HTTP/1.1\r\nX-Long: "
+        unread = b"POST /logout HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
+        form = b"Content-Type: application/x-www-form-urlencoded\r\n\r\n"
+        body = unread.replace(b"logout", b"login").replace(b"\r\n\r\n", b"\r\n" + form)
+        begun = [b"", head, b"", body, b"", head, b"", unread] * (count_ // 4)
+        lingering = asyncio.gather(*map(linger, begun))
         took = []
         while not lingering.done():
             began = monotonic()
@@ -207,6 +218,39 @@ def test_aiohttp_is_one_whose_upgrade_cannot_be_smuggled_through() -> None:
 # Sessions.
 
 
+class Nowhere:
+    """A store that keeps nothing."""
+
+    path = None
+    forgets = True
+
+    async def create(self, key: bytes, **options: object) -> Left:
+        return Left(1.0, 1.0)
+
+
+class Clear(Seal):
+    """Seals nothing."""
+
+    def seal(self, text: str) -> str:
+        return text
+
+
+@pytest.mark.parametrize("count_", [1000, slow(1_000_000)])
+async def test_a_million_ids_are_all_different(monkeypatch: pytest.MonkeyPatch, count_: int) -> None:
+    monkeypatch.setattr(keepalive.audit, "began", lambda *_, **__: None)
+    seal = Clear([Fernet.generate_key().decode()])
+    storage = keepalive.KeepaliveStorage(Nowhere(), seal=seal, secure=False)  # type: ignore[arg-type]
+    ids, request = set(), make_mocked_request("POST", "/")
+    for _ in range(count_):
+        response = web.Response()
+        session = Session(None, data={"session": {"user": "ann"}}, new=True)
+        await storage.save_session(request, response, session)
+        del request[_LOADED]
+        ids.add(response.cookies["keepalive"].value)
+    assert len(ids) == count_
+    assert {len(each) for each in ids} == {43}
+
+
 async def test_ids_have_256_bits_and_all_are_different(serve: Serve, browse: Browse) -> None:
     app = make_app()
     port = (await serve(app)).port
@@ -236,6 +280,25 @@ async def test_all_sessions_of_a_user_end_at_once(serve: Serve, browse: Browse, 
     assert (await bob.message("beat"))["n"] == 1
 
 
+async def test_no_cache_keeps_what_has_a_session(serve: Serve, browse: Browse) -> None:
+    """In an app of others, whose headers stay theirs."""
+    app = make_app()
+
+    async def login(request: web.Request) -> web.Response:
+        await app[KEEPALIVE].start(request, "bob")
+        return web.Response(headers={"Cache-Control": "private"})
+
+    app.router.add_post("/private", login)
+    ann = await browse((await serve(app)).port)
+    answer = await ann.post("/login?user=ann")
+    assert "Set-Cookie" in answer.headers
+    assert answer.headers["Cache-Control"] == "no-store"
+    answer = await ann.post("/private")
+    assert "Set-Cookie" in answer.headers
+    assert answer.headers.getall("Cache-Control") == ["private"]
+    assert "Cache-Control" not in (await ann.get("/whoami")).headers
+
+
 # The log.
 
 
@@ -259,6 +322,38 @@ def test_the_check_of_the_log_finds_what_must_not_be_there(
     session_id = token_urlsafe(32)
     message = message.replace("COOKIE", Seal.fresh().seal(session_id)).replace("ID", session_id)
     assert indiscretions(logging.LogRecord(logger, logging.INFO, "", 0, message, (), None)) == found
+
+
+@pytest.mark.parametrize(
+    ("fact", "found"),
+    [
+        ("ann", []),
+        ("ann\x1b[2J\n\u202e", []),  # of which JSON makes ASCII
+        ("\x1bID", ["an id"]),
+        ("COOKIE", ["a cookie"]),
+    ],
+)
+def test_it_finds_that_in_the_facts_of_an_audit(fact: str, found: list[str]) -> None:
+    session_id = token_urlsafe(32)
+    fact = fact.replace("COOKIE", Seal.fresh().seal(session_id)).replace("ID", session_id)
+    record = logging.LogRecord("keepalive.audit", logging.INFO, "", 0, "end", (), None)
+    record.user = fact
+    assert indiscretions(record) == found
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ('{"event": "closing a page", "timestamp": "2026-11-23T13:40:42.224Z"}\n', []),
+        ("  File test_a_server_in_a_folder_with_a_name_that_is_long_enough_for_2_ids/run.py\n", []),
+        ("\x1b[31m", ["a control character"]),
+        ("before-ID", ["an id"]),
+        ("COOKIE", ["a cookie", "an id"]),
+    ],
+)
+def test_it_finds_that_in_the_log_of_another_process(line: str, found: list[str]) -> None:
+    line = line.replace("COOKIE", Seal.fresh().seal("id")).replace("ID", "an-id_Is2" * 5)
+    assert indiscretions_elsewhere(line) == found
 
 
 # The machine.
@@ -292,7 +387,11 @@ FILES = 256
 
 @asynccontextmanager
 async def altered(
-    folder: Path, change: str, *options: str, start: Callable[[], None] | None = None
+    folder: Path,
+    change: str,
+    *options: str,
+    start: Callable[[], None] | None = None,
+    stderr: int | None = None,
 ) -> AsyncIterator[tuple[Server, Path]]:
     """The demo server, and its log.
 
@@ -301,6 +400,7 @@ async def altered(
         change: Python code that is run before it.
         options: of the server.
         start: what its process does first.
+        stderr: where its log goes instead.
     """
     code = f"import sys; {change}\nfrom run import main; main(sys.argv[1:], demo=True)"
     options = ("serve", "--port", "0", "--store", f"sqlite:///{folder}/sessions.db", *options)
@@ -308,7 +408,7 @@ async def altered(
     with log.open("wb") as stream:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-c", code, *options,
-            cwd=ROOT, stdout=PIPE, stderr=stream, preexec_fn=start,
+            cwd=ROOT, stdout=PIPE, stderr=stderr or stream, preexec_fn=start,
             env={name: value for name, value in os.environ.items() if not name.startswith("KEEPALIVE_")},
         )  # fmt: skip
     try:
@@ -321,6 +421,7 @@ async def altered(
     finally:
         process.kill()
         await process.communicate()
+        server_log().write(log.read_bytes())
 
 
 def _limit_files() -> None:
