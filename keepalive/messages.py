@@ -96,11 +96,12 @@ class Ask(_Outgoing, tag="ask"):
 
 
 class Wait(_Outgoing, tag="wait"):
-    """The store could not be asked: no beat, nothing extended, nothing ended."""
+    """The store was not asked: no beat, nothing extended, nothing ended."""
 
     n: int
     retry_in: float
     why: str
+    """Such as `store`, which could not be asked, or `rate`: this session asks too often."""
 
 
 class Warning(_Outgoing, tag="warning"):  # noqa: A001 - the protocol's word

@@ -14,7 +14,7 @@ from math import inf
 from secrets import token_urlsafe
 from typing import TypeGuard
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp_session import AbstractStorage, Session
 
 from ..clock import Clock
@@ -114,6 +114,7 @@ class CookieBorneStorage(AbstractStorage):
             name, since = session[MARK]
             request[_LOADED] = key_of(name), user
             self._entry(key_of(name), since, session)
+        response.headers.setdefault(hdrs.CACHE_CONTROL, "no-store")  # a cache would hand the session on
         await self._storage.save_session(request, response, session)
 
     # What `keepalive.web` calls.

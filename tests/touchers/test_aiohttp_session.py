@@ -73,6 +73,12 @@ async def test_kept_alive_by_renewal(ann: Browser, clock: VirtualClock) -> None:
     assert await whoami(ann) == "ann"  # more than three times its max_age later
 
 
+async def test_no_cache_keeps_a_cookie(ann: Browser) -> None:
+    answer = await ann.post("/login?user=ann")
+    assert "Set-Cookie" in answer.headers
+    assert answer.headers["Cache-Control"] == "no-store"
+
+
 async def test_without_renewal_it_ends(ann: Browser, clock: VirtualClock) -> None:
     """Whatever the pings: an open socket cannot set a cookie."""
     page = await ann.page()
