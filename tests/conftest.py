@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from http.cookies import SimpleCookie
@@ -21,6 +22,10 @@ from .raw import Headers, RawPage, Served, handshake, serving
 from .redis import redis_server
 
 pytest_plugins = ["pytest_keepalive"]  # which an installed package brings by itself
+
+# Started in the background (`make test &`, nohup) everything inherits an ignored Ctrl-C, and so would the
+# servers that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine is no failure; the timeout of pytest catches what hangs.
 settings.register_profile("keepalive", deadline=None)
