@@ -23,9 +23,11 @@ from .redis import redis_server
 
 pytest_plugins = ["pytest_keepalive"]  # which an installed package brings by itself
 
-# Started in the background (`make test &`, nohup) everything inherits an ignored Ctrl-C, and so would the
-# servers that tests interrupt.
+# What is started in the background (`make test &`, nohup) inherits that the terminal's signals are ignored,
+# and so would the servers and commands that tests send them to.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+for number in (signal.SIGHUP, signal.SIGQUIT):
+    signal.signal(number, signal.SIG_DFL)
 
 # A busy machine is no failure; the timeout of pytest catches what hangs.
 settings.register_profile("keepalive", deadline=None)
