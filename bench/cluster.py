@@ -22,7 +22,8 @@ from redis.asyncio import Redis
 from keepalive.policy import Policy
 from keepalive.stores import open_store
 from keepalive.touchers import Touch, key_of
-from tests.nodes import Node, Visitor, free_port, nodes, proxy, sign_in
+from tests.nodes import Node, Visitor, nodes, proxy, sign_in
+from tests.ports import free_port
 
 SECRET = Fernet.generate_key().decode()
 LOGOUTS, PAGES, SESSIONS, BATCH = 300, 300, 15_000, 200

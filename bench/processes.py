@@ -12,6 +12,8 @@ from pathlib import Path
 from shutil import which
 from typing import IO, NamedTuple
 
+from tests.ports import free_port
+
 from . import machine, sessions
 from .machine import Missing, on_core
 from .rivals import HERE as RIVALS
@@ -169,8 +171,7 @@ def redis(folder: Path) -> Iterator[None]:
     Raises:
         Missing: it did not start.
     """
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder)]
     with _running([*command, "--save", "", "--appendonly", "no", "--loglevel", "warning"]) as process:
         until = time.monotonic() + PATIENCE

@@ -14,21 +14,16 @@ from contextlib import asynccontextmanager, suppress
 from math import inf
 from pathlib import Path
 from shutil import which
-from socket import create_server
 
 from aiohttp import ClientError, ClientSession, ClientWebSocketResponse, WSMsgType
 
 from .discretion import server_log
 from .hosts import LOCAL, Host
+from .ports import free_port
 from .raw import DEADLINE
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
-
-
-def free_port() -> int:
-    with create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 def many_files() -> None:
@@ -127,7 +122,7 @@ async def proxy(kind: str, folder: Path, behind: Sequence[Node]) -> AsyncIterato
         command += ["-g", f"daemon off; pid {folder}/nginx.pid;{user}"]
     else:
         text = text.replace("maxconn 30000", "maxconn 2000")
-        command = ["-f", str(config), "-db", "-q"]
+        command = ["-f", str(config), "-db"]
     config.write_text(text)
     program = which(kind, path=f"{os.environ['PATH']}:/usr/sbin")
     assert program is not None, f"install {kind}"

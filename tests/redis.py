@@ -10,13 +10,13 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from socket import create_server
 from time import monotonic, sleep
 from typing import Any
 
 from redis import Redis, RedisError
 
 from .hosts import LOCAL, Host
+from .ports import free_port
 from .raw import DEADLINE
 
 REDIS = "/usr/bin/redis-server"
@@ -47,7 +47,7 @@ class RedisServer:
         password: str | None = None,
     ) -> None:
         assert Path(REDIS).exists(), f"install redis-server: {REDIS} is missing"
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"redis://{host.address}:{self.port}"
         self._host = host
         self._tls = tls
@@ -293,10 +293,10 @@ def cluster(folder: Path, *, replicas: int = 0, tls: Path | None = None) -> Iter
     """
     with ExitStack() as stack:
         servers: list[RedisServer] = []
-        bus = _free_port()  # of the first; there the others meet it
+        bus = free_port()  # of the first; there the others meet it
         for number in range(3 + replicas):
             options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"]
-            options += ["--cluster-port", str(_free_port() if number else bus)]
+            options += ["--cluster-port", str(free_port() if number else bus)]
             options += ["--cluster-require-full-coverage", "no"]
             server = stack.enter_context(redis_server(folder, *options, tls=tls))
             server.call("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
@@ -336,9 +336,3 @@ def await_true(condition: Callable[[], object], within: float = DEADLINE) -> Non
 
 def _places(servers: Sequence[RedisServer]) -> str:
     return ",".join(f"127.0.0.1:{server.port}" for server in servers)
-
-
-def _free_port() -> int:
-    with create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-        return port

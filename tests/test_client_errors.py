@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from socket import create_server
 
 import pytest
 from aiohttp import ClientSession, CookieJar, TCPConnector, web
@@ -28,6 +27,7 @@ from keepalive.messages import Wait, encode
 from keepalive.testing import VirtualClock
 
 from .conftest import Serve
+from .ports import free_port
 from .raw import DEADLINE, certified
 
 Speak = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -94,8 +94,7 @@ async def refused(url: str, **options: object) -> ConnectError:
 
 
 async def test_no_server() -> None:
-    with create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     error = await refused(f"http://ann:secret@127.0.0.1:{port}")
     assert type(error) is ServerUnavailable
     assert error.problem == f"nobody answers at http://127.0.0.1:{port}", "without the password"
@@ -391,8 +390,7 @@ async def test_a_proxy_that_lets_nobody_through(status: str) -> None:
 
 
 async def test_a_proxy_that_is_away() -> None:
-    with create_server(("127.0.0.1", 0)) as free:
-        proxy = f"http://127.0.0.1:{free.getsockname()[1]}"
+    proxy = f"http://127.0.0.1:{free_port()}"
     async with ClientSession(proxy=proxy) as session:
         error = await refused("http://app.example", session=session, cookies=None)
     assert error.problem == "the proxy lets nobody through to http://app.example"

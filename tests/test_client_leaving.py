@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from socket import create_server
 
 import pytest
 from aiohttp import ClientSession, CookieJar
@@ -14,6 +13,7 @@ from keepalive.client import Event, Heart, PoolHeart, State, StateChange
 from keepalive.client.pool import AT_ONCE
 
 from .conftest import Serve
+from .ports import free_port
 from .raw import DEADLINE
 from .test_client import World, sign_in
 
@@ -127,8 +127,7 @@ async def test_a_callback_that_raises_a_cancellation_cancels_nothing(
 
 async def test_hearts_may_leave_a_pool_as_soon_as_they_fail() -> None:
     """They make room for those that have not had their turn."""
-    with create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
 
     def give_up(heart: PoolHeart, event: Event) -> None:
         if heart.state is State.WAITING:

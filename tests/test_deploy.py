@@ -21,7 +21,8 @@ from yaml import safe_load
 
 from keepalive.settings import Settings
 
-from .nodes import DEPLOY, ROOT, free_port
+from .nodes import DEPLOY, ROOT
+from .ports import free_port
 from .redis import await_true
 
 

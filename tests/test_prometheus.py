@@ -23,7 +23,8 @@ import yaml
 from aiohttp import ClientError, ClientSession
 
 from .conftest import Browse
-from .nodes import DEPLOY, ROOT, free_port
+from .nodes import DEPLOY, ROOT
+from .ports import free_port
 from .raw import DEADLINE
 from .test_server import Start, signed_in, start
 

@@ -8,7 +8,6 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from socket import create_server
 
 import pytest
 from aiohttp import ClientSession, CookieJar, web
@@ -20,6 +19,7 @@ from keepalive.messages import CloseCode
 
 from ..conftest import Serve
 from ..nodes import ROOT
+from ..ports import free_port
 from ..raw import certified, until
 from ..test_client import World
 from ..test_client_errors import answering, http
@@ -115,8 +115,7 @@ def _a_cookie(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
 
 @pytest.mark.usefixtures("_a_cookie")
 async def test_no_server(run: Run) -> None:
-    with create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     await refused(run, f"http://127.0.0.1:{port}", 1, "nobody answers at .*: see that it runs")
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from keepalive.commands.remote import Remote, path_of
 from keepalive.errors import SettingError
 
 from ..conftest import Browse, Browser, Serve
+from ..ports import free_port
 from ..raw import ping
 from ..test_web import ended, make_app, signed_in
 
@@ -106,13 +106,8 @@ async def test_a_long_list_is_fetched_page_by_page(
     assert (len({row["id"] for row in rows}), rest["matches"]) == (4, 5)
 
 
-def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
-
-
 async def test_nobody_is_there(run: Run) -> None:
-    url = f"http://127.0.0.1:{closed_port()}"
+    url = f"http://127.0.0.1:{free_port()}"
     for command in (["sessions", "list"], ["sessions", "end", "0" * 64], ["stats"]):
         code, out, err = await run(*command, "--url", url)
         assert (code, out) == (1, "")
