@@ -4,6 +4,9 @@
 .NOTPARALLEL:
 .PHONY: help run test check proof fuzz bench format lock clean node-test
 
+# The tests start hundreds of processes; each would compile all modules anew where this is set.
+export PYTHONDONTWRITEBYTECODE =
+
 PIP = -m pip install --quiet --disable-pip-version-check
 # What touches no socket, no file and no loop has tests that reach every branch.
 PURE = errors clock policy messages frames

@@ -6,6 +6,7 @@ keepalive.setup(app, "sqlite:///sessions.db")
 """
 
 from .client import Heart, HeartPool, connect
+from .door import State
 from .errors import (
     ConnectError,
     FrameError,
@@ -31,13 +32,15 @@ from .seal import Seal
 from .session import KeepaliveStorage, passive
 from .stores import SessionStore, open_store
 from .touchers import Toucher
-from .web import KEEPALIVE, Keepalive, State, setup
+from .web import KEEPALIVE, Keepalive, setup
 
 __all__ = [
     # .client
     "Heart",
     "HeartPool",
     "connect",
+    # .door
+    "State",
     # .errors
     "ConnectError",
     "FrameError",
@@ -78,7 +81,6 @@ __all__ = [
     # .web
     "KEEPALIVE",
     "Keepalive",
-    "State",
     "setup",
 ]
 

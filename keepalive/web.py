@@ -1,50 +1,46 @@
 """`setup(app, …)`: mounts the keepalive on an aiohttp application.
 
-Routes, the Origin check, start and shutdown; what the app can do with its sessions is on the
-`Keepalive` that `setup` returns.
+Start and shutdown; what the app can do with its sessions is on the `Keepalive` that `setup` returns.
 """
 
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import suppress
 from inspect import iscoroutinefunction
 from math import inf
-from secrets import token_urlsafe
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import aiohttp_session
 import msgspec
-from aiohttp import hdrs, web
+from aiohttp import web
 from aiohttp_session import AbstractStorage
 
 from . import audit, headers
 from .assets import Modules
 from .clock import Clock, SystemClock
-from .connection import Connection, Connections
-from .errors import MessageError, SettingError, StoreError, StoreUnavailable
+from .connection import Connections
+from .door import Door, State, in_time, remains
+from .errors import SettingError, StoreError
 from .gate import Gate
-from .heart import STORE_TIMEOUT, TICK, Counts, Heart, Hooks
+from .heart import TICK, Counts, Heart, Hooks
 from .lag import Lag
 from .limits import Limits
 from .live import Page
-from .messages import CLOSE_CODE, MAX_MESSAGE, SUBPROTOCOL, CloseCode, End, Ping, Wait, decode, encode
-from .policy import Mode, Policy, Reason
+from .policy import Policy, Reason
 from .presence import Presence, Roll, SessionPresence
 from .reporter import Reporter
+from .routes import Routes
 from .session import ChoosePolicy, KeepaliveStorage
 from .stats import teller
 from .stores import Record, SessionStore, open_store
 from .stores.memory_roll import MemoryRoll
 from .tasks import stop
-from .touchers import Left, Ticket, Toucher
 from .touchers.aiohttp_session import CookieBorneStorage
 from .trust import Trust
-from .upgrade import Upgrade
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 SWEEP_EVERY = 60.0
 """How often the store forgets what no one can ask for any more, in seconds."""
@@ -56,45 +52,6 @@ GOODBYE = 1.0
 EXIT = 1.5
 """How long the rest may take, in seconds: aiohttp waits for requests that are under way (for 1 s, where it is
 the standalone server), the store is closed, and Python ends."""
-LET_IN_AT_ONCE = 64
-"""How many handshakes are under way at the same time. When thousands come at once the others wait: the
-pages that are here need the event loop for their beats."""
-BODY_TIMEOUT = 5.0
-"""A ping that comes by POST must be whole within this many seconds."""
-TOO_MANY = 2.0
-"""When a session that asks too often over HTTP may come again, in seconds."""
-_SAME_SITE = {"same-origin", "none"}
-_NO_STORE = {hdrs.CACHE_CONTROL: "no-store"}
-
-
-class Door(Protocol):
-    """What `web` needs of the storage: who may come in, and the toucher for the heart."""
-
-    trust: Trust
-
-    @property
-    def toucher(self) -> Toucher: ...
-    @property
-    def user_key(self) -> str: ...
-    async def open(self) -> None: ...
-    async def close(self) -> None: ...
-    async def sweep(self) -> None: ...
-    def is_secure(self, request: web.Request) -> bool: ...
-    def presents(self, request: web.Request) -> bool: ...
-    async def key(self, request: web.Request) -> bytes | None: ...
-    async def look(self, request: web.Request) -> tuple[Policy, Left] | Reason: ...
-    async def admit(self, request: web.Request, response: web.StreamResponse) -> Ticket | Reason: ...
-    async def end_user(self, user: str, reason: Reason, *, keep: bytes | None = None) -> int: ...
-
-
-class State(msgspec.Struct, omit_defaults=True):
-    """What remains of a session, in seconds."""
-
-    expires_in: float
-    mode: Mode
-    idle_timeout: float
-    warn_before: float
-    ends_in: float | None = None
 
 
 class Keepalive:
@@ -117,8 +74,7 @@ class Keepalive:
     ) -> None:
         self._door = door
         self._clock = clock
-        self._origins = frozenset(origins)
-        self._login = login
+        self._origins = origins
         publish = getattr(door.toucher, "publish", None)  # a store has it; what the browsers keep has none
         self._heart = Heart(door.toucher, clock, hooks=hooks, login=login, limits=limits, publish=publish)
         self._limits = limits
@@ -127,7 +83,10 @@ class Keepalive:
             self._heart, clock, max_rate=limits.messages_per_second
         )
         self._drain = drain
-        self._doorway = asyncio.Semaphore(LET_IN_AT_ONCE)
+        self.routes = Routes(
+            door, self._gate, self._heart, self._connections, clock, origins=origins, login=login
+        )
+        """What browsers ask for."""
         self.lag = Lag()
         """How late the event loop is."""
         # Sessions that others keep share no store: of them this process knows its own alone.
@@ -229,17 +188,7 @@ class Keepalive:
         Raises:
             StoreError: nothing is known of it.
         """
-        found = await _in_time(self._door.look(request))
-        if isinstance(found, Reason):
-            return _outward(found)
-        policy, left = found
-        return State(
-            expires_in=round(min(left.idle, left.absolute), 3),
-            ends_in=None if policy.absolute_timeout is None else round(left.absolute, 3),
-            mode=policy.mode,
-            idle_timeout=policy.idle_timeout,
-            warn_before=policy.warn_before,
-        )
+        return await remains(self._door, request)
 
     async def drain(self) -> None:
         """Take no more pages, and part with those that are here as a shutdown does; the server goes on.
@@ -279,7 +228,7 @@ class Keepalive:
         Raises:
             StoreError: the store could not be asked.
         """
-        return await _in_time(self._roll.presence())
+        return await in_time(self._roll.presence())
 
     async def presence_of(self, session: web.Request | bytes) -> SessionPresence:
         """The pages of one session, over all nodes as in `presence`, and how long its user has been idle.
@@ -293,7 +242,7 @@ class Keepalive:
         key = await self._key(session)
         if key is None:
             return SessionPresence(0, None)
-        pages, idle = await _in_time(self._roll.presence_of(key))
+        pages, idle = await in_time(self._roll.presence_of(key))
         told = [seconds for seconds in (idle, self._heart.idle(key)) if seconds is not None]
         return SessionPresence(pages, min(told, default=None))
 
@@ -303,7 +252,7 @@ class Keepalive:
         Raises:
             StoreError: the store could not be asked.
         """
-        return await _in_time(self._roll.nodes())
+        return await in_time(self._roll.nodes())
 
     def beside(self, door: Door) -> "Keepalive":
         """Another one at the same app, for sessions of another kind: the same limits, and no hooks."""
@@ -330,7 +279,7 @@ class Keepalive:
     async def reachable(self) -> bool:
         """Whether the store answers."""
         try:
-            await _in_time(self._door.toucher.peek(bytes(32)))
+            await in_time(self._door.toucher.peek(bytes(32)))
         except StoreError:
             return False
         return True
@@ -347,125 +296,6 @@ class Keepalive:
         found = None if load is None else await load(key)
         return found.user if isinstance(found, Record) else None
 
-    # What browsers ask for.
-
-    async def socket(self, request: web.Request) -> web.StreamResponse:
-        """`GET /keepalive/ws`: the page's socket."""
-        with self._gate.refusing("host"):
-            self._door.trust.refuse_host(request)
-        with self._gate.refusing("origin"):
-            self._refuse_origin(request)
-        with self._gate.refusing("malformed"):
-            response = Upgrade(request, SUBPROTOCOL)
-        address = self._door.trust.address(request)
-        self._gate.enter(address)
-        await self._doorway.acquire()
-        try:
-            if request.transport is None:  # the page has not waited for it
-                self._gate.results["gone"] += 1
-            else:
-                await self._let_in(request, response, address)
-        finally:
-            # Not now: a store that answers at once would have thousands let in before any beat.
-            asyncio.get_running_loop().call_soon(self._doorway.release)
-        return response
-
-    async def _let_in(self, request: web.Request, response: Upgrade, address: str) -> None:
-        results = self._gate.results
-        connection = Connection(self._connections)
-        read_at = self._clock.monotonic()
-        try:
-            with self._gate.refusing("cookie"):
-                found = await self._asked(request, lambda: self._door.admit(request, response))
-        except StoreError:
-            results["store"] += 1
-            raise web.HTTPServiceUnavailable(headers={hdrs.RETRY_AFTER: "2"}) from None
-        if isinstance(found, Reason):
-            results["over"] += 1
-            await response.hand_over(request, connection)
-            reason = _outward(found)
-            connection.send(encode(End(reason, self._login)))
-            connection.close(CLOSE_CODE[reason], reason)
-            return
-        if not self._gate.has_room(found.user, address):
-            await response.hand_over(request, connection)
-            connection.close(CloseCode.OVERLOADED, "too many pages")
-            return
-        # Whoever does not say which page it is, is one all the same.
-        page_id = _page_id(request) or token_urlsafe(12)
-        connection.page = self._heart.join(found, connection, read_at, address, page_id)
-        handed_over = False
-        try:
-            handed_over = await response.hand_over(request, connection)
-        finally:
-            results["accepted" if handed_over else "gone"] += 1
-            if not handed_over:
-                self._heart.leave(connection.page)
-
-    async def heartbeat(self, request: web.Request) -> web.StreamResponse:
-        """`GET`, `HEAD` or `POST /keepalive/heartbeat`: one ping over HTTP."""
-        self.refuse_foreign(request)
-        ping = await _ping_in(request)
-        response = web.Response(content_type="application/json", headers=_NO_STORE)
-        if not await self._may_ask(request):
-            response.set_status(429)
-            response.headers[hdrs.RETRY_AFTER] = f"{TOO_MANY:g}"
-            response.body = encode(Wait(ping.n, retry_in=TOO_MANY, why="rate"))
-            return response
-        read_at = self._clock.monotonic()
-        try:
-            found = await self._asked(request, lambda: self._door.admit(request, response))
-        except StoreError:
-            message = encode(Wait(ping.n, retry_in=2.0, why="store"))
-        else:
-            if isinstance(found, Reason):
-                message = encode(End(_outward(found), self._login))
-            else:
-                message = await self._heart.ping_once(found, ping, read_at, _page_id(request))
-        response.set_status(_STATUS[msgspec.json.decode(message, type=_Typed).type])
-        response.body = message
-        return response
-
-    async def show_state(self, request: web.Request) -> web.Response:
-        """`GET /keepalive/state`: the remaining seconds; never touches."""
-        self._door.trust.refuse_host(request)
-        if not await self._may_ask(request):
-            raise web.HTTPTooManyRequests(headers={hdrs.RETRY_AFTER: f"{TOO_MANY:g}", **_NO_STORE})
-        try:
-            state = await self._asked(request, lambda: self.state(request))
-        except StoreError:
-            raise web.HTTPServiceUnavailable(headers={hdrs.RETRY_AFTER: "2", **_NO_STORE}) from None
-        if isinstance(state, Reason):
-            status, body = 401, encode(End(state, self._login))
-        else:
-            status, body = 200, msgspec.json.encode(state)
-        return web.Response(status=status, body=body, content_type="application/json", headers=_NO_STORE)
-
-    async def _may_ask(self, request: web.Request) -> bool:
-        """Whether the session that a request presents, if it does, has not asked too often."""
-        key = await self._door.key(request)
-        return key is None or self._gate.may_ask(key)
-
-    async def _asked(self, request: web.Request, ask: Callable[[], Awaitable[T | Reason]]) -> T | Reason:
-        """What the store says of the session that a request presents. Nobody may guess for long.
-
-        Raises:
-            StoreError: nothing is known of it.
-            web.HTTPException: it cannot be told which session that is, or it was guessed too often.
-        """
-        if not self._door.presents(request):
-            return await _in_time(ask())
-        address = self._door.trust.address(request)
-        self._gate.guess(address)
-        found = None
-        try:
-            found = await _in_time(ask())
-            return found
-        finally:
-            # What we have not sealed has cost the store nothing, and anybody in an office can send it.
-            if found is not Reason.UNKNOWN or await self._door.key(request) is None:
-                self._gate.forgive(address)
-
     def is_secure(self, request: web.Request) -> bool:
         """Whether a browser has sent a request by https, to us or to a trusted proxy."""
         return self._door.is_secure(request)
@@ -473,26 +303,11 @@ class Keepalive:
     def refuse_foreign(self, request: web.Request) -> None:
         """Let no other site speak with a user's cookie (CSWSH, CWE-1385; ASVS 5.0 4.4.2).
 
-        SameSite does not do it: a sibling origin's handshake carries even Strict cookies. A client
-        that is no browser sends no `Origin` and has no cookie but its own.
-
         Raises:
             web.HTTPForbidden: the request comes from a page of another origin.
             web.HTTPBadRequest, web.HTTPMisdirectedRequest: it is not for one of our hosts.
         """
-        self._door.trust.refuse_host(request)
-        self._refuse_origin(request)
-
-    def _refuse_origin(self, request: web.Request) -> None:
-        origins = request.headers.getall(hdrs.ORIGIN, [])
-        site = request.headers.get("Sec-Fetch-Site", "same-origin")
-        own = f"{'https' if self._door.is_secure(request) else 'http'}://{request.host}"
-        allowed = not origins or (len(origins) == 1 and (origins[0] == own or origins[0] in self._origins))
-        if not allowed or (not origins and site not in _SAME_SITE):
-            raise web.HTTPForbidden(
-                text="This page's origin is not allowed to use the session.\n"
-                "The server's setting `origin`, or `origins` of setup(), lists those that are.\n"
-            )
+        self.routes.refuse_foreign(request)
 
     # The life of a server.
 
@@ -658,13 +473,8 @@ def setup(
     app[KEEPALIVE] = keepalive
     app.cleanup_ctx.append(keepalive.run)
     app.on_shutdown.append(keepalive.shut_down)
-    ours = {
-        app.router.add_get(f"{prefix}/ws", keepalive.socket, allow_head=False).resource,
-        app.router.add_get(f"{prefix}/heartbeat", keepalive.heartbeat).resource,
-        app.router.add_post(f"{prefix}/heartbeat", keepalive.heartbeat).resource,
-        app.router.add_get(f"{prefix}/state", keepalive.show_state).resource,
-        app.router.add_get(f"{prefix}/client/{{name}}", Modules().serve).resource,
-    }
+    modules = app.router.add_get(f"{prefix}/client/{{name}}", Modules().serve)
+    ours = {modules.resource, *keepalive.routes.mount(app, prefix)}
 
     async def protect(request: web.Request, response: web.StreamResponse) -> None:
         if request.match_info.route.resource in ours:
@@ -672,39 +482,6 @@ def setup(
 
     app.on_response_prepare.append(protect)
     return keepalive
-
-
-class _Typed(msgspec.Struct):
-    """Which message it is, of one that the heart has encoded."""
-
-    type: str
-
-
-_STATUS = {"beat": 200, "wait": 503, "end": 401}
-
-
-def _page_id(request: web.Request) -> str:
-    """What a page calls itself for its whole life, if it says so."""
-    given = request.query.get("page", "")
-    return given if re.fullmatch(r"[A-Za-z0-9_-]{1,32}", given) else ""
-
-
-async def _ping_in(request: web.Request) -> Ping:
-    """The ping in a request's body; without one, a ping that says nothing of the user."""
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT):
-            while request.method == hdrs.METH_POST and (chunk := await request.content.readany()):
-                body += chunk
-                if len(body) > MAX_MESSAGE:
-                    raise web.HTTPRequestEntityTooLarge(MAX_MESSAGE, len(body))
-        ping = decode(bytes(body)) if body else None
-    except TimeoutError:
-        raise web.HTTPRequestTimeout(text="the ping was not whole in time\n") from None
-    except (MessageError, ConnectionError, web.RequestPayloadError) as error:
-        problem = error.problem if isinstance(error, MessageError) else "the ping did not come whole"
-        raise web.HTTPBadRequest(text=f"{problem}\n") from None
-    return ping or Ping(n=0)
 
 
 def _file_limit() -> float:
@@ -715,20 +492,6 @@ def _file_limit() -> float:
         return inf
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return inf if soft == resource.RLIM_INFINITY else soft
-
-
-def _outward(reason: Reason) -> Reason:
-    """What is said to whoever presents the id of a session that is over."""
-    return Reason.REVOKED if reason is Reason.ROTATED else reason
-
-
-async def _in_time(answer: Awaitable[T]) -> T:
-    """What the store answers, unless that takes it too long."""
-    try:
-        async with asyncio.timeout(STORE_TIMEOUT):
-            return await answer
-    except TimeoutError:
-        raise StoreUnavailable("the session store does not answer") from None
 
 
 def _check_hooks(hooks: Hooks | None) -> None:

@@ -503,7 +503,7 @@ async def connecting(world: World, http: ClientSession) -> None:
 async def test_cancelled_while_it_connects_it_leaves_nothing(
     world: World, http: ClientSession, pause: int
 ) -> None:
-    world.keepalive._doorway = asyncio.Semaphore(0)  # the handshake is never answered
+    world.keepalive.routes._doorway = asyncio.Semaphore(0)  # the handshake is never answered
     before = asyncio.all_tasks()
     task = asyncio.create_task(connecting(world, http))
     for _ in range(pause):
@@ -512,7 +512,7 @@ async def test_cancelled_while_it_connects_it_leaves_nothing(
     with pytest.raises(asyncio.CancelledError):
         await task
     assert not tasks_of(before)
-    world.keepalive._doorway.release()
+    world.keepalive.routes._doorway.release()
 
 
 @pytest.mark.parametrize("state", [State.OPEN, State.WAITING, State.POLLING, State.ENDED])

@@ -61,8 +61,23 @@ ARROWS: dict[str, set[str]] = {
     "gate": {"heart", "limits", "trust", "clock"},
     "session": {"audit", "stores", "seal", "trust", "touchers", "policy", "errors", "clock"},
     "stats": {"heart", "histogram", "lag"},
+    "door": {"heart", "trust", "touchers", "policy", "errors"},
+    "routes": {
+        "door",
+        "gate",
+        "heart",
+        "live",
+        "connection",
+        "upgrade",
+        "messages",
+        "policy",
+        "errors",
+        "clock",
+    },
     "web": {
         "stats",
+        "door",
+        "routes",
         "assets",
         "audit",
         "gate",
@@ -73,19 +88,15 @@ ARROWS: dict[str, set[str]] = {
         "live",
         "session",
         "connection",
-        "upgrade",
         "presence",
         "reporter",
         "tasks",
         "trust",
         "stores",
-        "touchers",
         "touchers.aiohttp_session",
-        "messages",
         "policy",
         "errors",
         "clock",
-        "wheel",
     },
     "client": {"frames", "messages", "policy", "errors", "clock", "wheel"},
     "conformance": {"client", "frames", "messages", "errors"},
@@ -104,6 +115,7 @@ ARROWS: dict[str, set[str]] = {
     "keepalive": {
         "client",
         "web",
+        "door",
         "heart",
         "limits",
         "session",
@@ -188,8 +200,8 @@ ARROWS: dict[str, set[str]] = {
 
 # Which modules, as a pattern, may import what is not ours.
 RESERVED = {
-    "aiohttp": r"logs|upgrade|trust|headers|gate|lobby|assets|web|session|server|metrics|demo|admin(\.\w+)?"
-    r"|conformance|client(\.\w+)?|commands\.\w+|testing(\.\w+)?|touchers\.aiohttp_session",
+    "aiohttp": r"logs|upgrade|trust|headers|gate|lobby|assets|door|routes|web|session|server|metrics|demo"
+    r"|admin(\.\w+)?|conformance|client(\.\w+)?|commands\.\w+|testing(\.\w+)?|touchers\.aiohttp_session",
     "aiohttp_session": r"session|web|demo|testing\.server|touchers\.aiohttp_session",
     "redis": r".*redis.*",
     "structlog": r"logs",

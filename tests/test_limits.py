@@ -14,7 +14,6 @@ from multidict import CIMultiDict
 import keepalive
 from keepalive import KEEPALIVE, Keepalive, Limits, SettingError, open_store
 from keepalive import limits as keepalive_limits
-from keepalive import web as keepalive_web
 from keepalive.client import State
 from keepalive.gate import TELL_EVERY
 from keepalive.heart import LET_IN
@@ -479,7 +478,7 @@ async def test_a_crowd_is_let_in_a_few_at_a_turn(
     serve: Serve, browse: Browse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the event loop, which has beats to answer between two turns; though the store answers at once."""
-    monkeypatch.setattr(keepalive_web, "LET_IN_AT_ONCE", 2)
+    monkeypatch.setattr("keepalive.routes.LET_IN_AT_ONCE", 2)
     store = open_store("memory://")
     _, (ann,) = await site(serve, browse, "ann", sessions=store)
     loop, load = asyncio.get_running_loop(), store.load
@@ -509,7 +508,7 @@ async def test_a_crowd_is_let_in_a_few_at_a_turn(
 
 
 async def test_more_pages_than_files(serve: Serve, browse: Browse, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keepalive_web, "_file_limit", lambda: 10)
+    monkeypatch.setattr("keepalive.web._file_limit", lambda: 10)
     heart, (ann,) = await site(serve, browse, "ann")
     pages = await opened(ann, 9)
     refused = await come(ann)
@@ -729,7 +728,7 @@ async def test_what_became_of_each_handshake(serve: Serve, browse: Browse, conne
 async def test_idle_buckets_are_swept(
     serve: Serve, browse: Browse, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keepalive_web, "SWEEP_EVERY", 0.01)
+    monkeypatch.setattr("keepalive.web.SWEEP_EVERY", 0.01)
     heart, (ann,) = await site(serve, browse, "ann")
     sealed = heart.door._seal.seal("guess")  # type: ignore[attr-defined]
     headers = {"Cookie": f"keepalive={sealed}", "X-Forwarded-For": "203.0.113.66"}

@@ -21,7 +21,6 @@ from cryptography.fernet import Fernet
 
 import keepalive
 from keepalive import Hooks, KeepaliveStorage, Limits, Policy, Reason, SettingError, open_store
-from keepalive import web as keepalive_web
 from keepalive.assets import browser_files
 from keepalive.errors import StoreCorrupt, StoreUnavailable
 from keepalive.heart import STORE_TIMEOUT
@@ -210,8 +209,8 @@ async def test_who_does_not_wait_to_be_let_in_costs_the_store_nothing(
     serve: Serve, browse: Browse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When all come at once some give up, and would else keep those waiting who come after them."""
-    monkeypatch.setattr(keepalive_web, "LET_IN_AT_ONCE", 1)
-    monkeypatch.setattr(keepalive_web, "STORE_TIMEOUT", DEADLINE)
+    monkeypatch.setattr("keepalive.routes.LET_IN_AT_ONCE", 1)
+    monkeypatch.setattr("keepalive.door.STORE_TIMEOUT", DEADLINE)
     store = open_store("memory://")
     app = make_app(store)
     served = await serve(app)
@@ -226,7 +225,7 @@ async def test_who_does_not_wait_to_be_let_in_costs_the_store_nothing(
     monkeypatch.setattr(store, "load", slow)
     pages = [asyncio.create_task(ann.page())]
     await until(lambda: asked)
-    doorway = app[keepalive.KEEPALIVE]._doorway
+    doorway = app[keepalive.KEEPALIVE].routes._doorway
     pages += [asyncio.create_task(ann.page()) for _ in range(2)]
     await until(lambda: len(doorway._waiters or ()) == 2)
     _, writer = await asyncio.open_connection("127.0.0.1", ann.port)
@@ -499,7 +498,7 @@ async def test_a_heartbeat_that_does_not_come_whole(
     answer: bytes,
 ) -> None:
     """It holds nothing open, and writes nothing into the log."""
-    monkeypatch.setattr(keepalive_web, "BODY_TIMEOUT", 0.05)
+    monkeypatch.setattr("keepalive.routes.BODY_TIMEOUT", 0.05)
     reader, writer = await asyncio.open_connection("127.0.0.1", ann.port)
     head = f"POST /keepalive/heartbeat HTTP/1.1\r\nHost: x\r\nCookie: {ann.cookie}\r\n"
     writer.write(f"{head}Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n".encode())
@@ -590,7 +589,7 @@ def break_down(store: SessionStore, how: str) -> Callable[[], None]:
 async def test_a_sweep_that_fails_is_made_again(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
-    monkeypatch.setattr(keepalive_web, "SWEEP_EVERY", 0.01)
+    monkeypatch.setattr("keepalive.web.SWEEP_EVERY", 0.01)
     store = open_store("memory://")
     sweeps = []
 
