@@ -56,7 +56,7 @@ format: .venv/test.stamp ## Format the Python code, and mend what ruff can
 	.venv/bin/ruff check --fix .
 
 lock: .venv-lock/bin/uv ## Resolve requirements/*.txt anew
-	$(UV) --extra server --extra redis --extra uvloop --output-file requirements/run.txt
+	$(UV) --extra server --extra redis --extra uvloop --extra metrics --output-file requirements/run.txt
 	$(UV) --all-extras --group check --group test --output-file requirements/test.txt
 	$(UV) --all-extras --group test --resolution lowest-direct --output-file requirements/oldest.txt
 	$(UV) --all-extras --group bench --output-file requirements/bench.txt

@@ -313,6 +313,7 @@ class Heart:
             self._tell_end(page, live.over)
             return
         if page not in live.pages:  # has said goodbye over another socket, while this one was on its way
+            page.socket.close(CloseCode.NO_ANSWER, "the page is gone")
             return
         now = self._clock.monotonic()
         page.socket.send(encode(live.hello(now, max(LEAST_SPREAD, self.pages / self._let_in))))

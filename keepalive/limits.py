@@ -40,7 +40,7 @@ class Limits:
     pages_per_address: int = 200
     """An office behind one address; one machine cannot fill the server."""
     handshakes_per_second: float = 2000.0
-    """Four fifths of the 2,546 that a core was measured to let in, so that beats go on; as many as
+    """Nearly four fifths of the 2,608 that a core was measured to let in, so that beats go on; as many as
     other servers send when they restart (`heart.LET_IN`), so that no restart is hampered."""
     misses_per_minute: float = 100.0
     """Cookies of ours, but of no session, that an address may present: each costs a read of the store.

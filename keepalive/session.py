@@ -19,7 +19,7 @@ from .policy import Policy, Reason
 from .seal import ENVIRONMENT, HOW_TO, Seal
 from .stores import SessionStore
 from .touchers import Left, Ticket, Touch, key_of
-from .trust import Trust, refuse_two
+from .trust import Trust, cookie_in
 
 PASSIVE_HEADER = "X-Keepalive"
 PASSIVE_VALUE = "passive"
@@ -164,7 +164,7 @@ class KeepaliveStorage(AbstractStorage):
             secure=secure,
         )
 
-    # What `keepalive.web` calls.
+    # What the server asks (`keepalive.door.Door`).
 
     async def admit(self, request: web.Request, response: web.StreamResponse) -> Ticket | Reason:
         """The session of a page that wants to connect; touches nothing.
@@ -244,9 +244,7 @@ class KeepaliveStorage(AbstractStorage):
         return None if sealed is None else self._seal.open(sealed)
 
     def _sealed_in(self, request: web.Request) -> str | None:
-        name = self._name(self.is_secure(request))
-        refuse_two(request, name)
-        return request.cookies.get(name)
+        return cookie_in(request, self._name(self.is_secure(request)))
 
     def _forget(self, request: web.Request, response: web.StreamResponse) -> None:
         secure = self.is_secure(request)

@@ -5,7 +5,7 @@ proxy, and nobody else's does.
 """
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from aiohttp import hdrs, web
@@ -98,22 +98,27 @@ class Trust:
         return any(address in network for network in self._proxies)
 
 
-def refuse_two(request: web.Request, name: str) -> None:
-    """Refuse a request that has two cookies of a name: which one counts is anybody's guess.
+def cookie_in(request: web.Request, name: str) -> str | None:
+    """The value of a cookie that a request presents, without the quotes that may be around it.
 
-    A page of a sibling host can set such a second one, to have a victim use the attacker's session
-    (RFC 6265 §8.6).
+    A request that may present two of the name is refused: which one counts is anybody's guess. A page of
+    a sibling host can set such a second one, to have a victim use the attacker's session (RFC 6265 §8.6);
+    even one of the prefix `__Host-`, behind a blank in the value of another cookie, where `request.cookies`
+    begins a new one. Browsers part cookies by semicolons alone.
 
     Raises:
-        web.HTTPBadRequest: it has.
+        web.HTTPBadRequest: it may.
     """
     lines = request.headers.getall(hdrs.COOKIE, ())
-    if _names(lines).count(name) > 1:
+    pairs = [pair.partition("=") for line in lines for pair in line.split(";")]
+    values = [value.strip() for found, _, value in pairs if found.strip() == name]
+    wherever = re.compile(rf"(?:^|[;\s]){re.escape(name)}(?=[=;\s]|$)")
+    if len(values) > 1 or sum(len(wherever.findall(line)) for line in lines) != len(values):
         raise web.HTTPBadRequest(text="Two session cookies came. Please clear this site's cookies.\n")
-
-
-def _names(lines: Iterable[str]) -> list[str]:
-    return [pair.partition("=")[0].strip() for line in lines for pair in line.split(";")]
+    if not values:
+        return None
+    quoted = len(values[0]) > 1 and values[0][0] == values[0][-1] == '"'
+    return values[0][1:-1] if quoted else values[0]
 
 
 def _address(text: str) -> _Address | None:

@@ -78,10 +78,10 @@ class Keepalive:
         publish = getattr(door.toucher, "publish", None)  # a store has it; what the browsers keep has none
         self._heart = Heart(door.toucher, clock, hooks=hooks, login=login, limits=limits, publish=publish)
         self._limits = limits
-        self._gate = Gate(self._heart, limits, door.trust, clock)
         self._connections: Connections[Page] = Connections(
             self._heart, clock, max_rate=limits.messages_per_second
         )
+        self._gate = Gate(self._heart, self._connections, limits, door.trust, clock)
         self._drain = drain
         self.routes = Routes(
             door, self._gate, self._heart, self._connections, clock, origins=origins, login=login
@@ -125,13 +125,18 @@ class Keepalive:
 
         Raises:
             StoreError: the end could not be stored, so it has not happened.
+            web.HTTPServiceUnavailable: nor could the session of the request be loaded.
         """
         presented = None
         if isinstance(session, web.Request) and aiohttp_session.STORAGE_KEY in session:
             presented = await aiohttp_session.get_session(session)
         key = await self._key(session)
         if key is None:
-            return False
+            # A storage's own session, from before this package came: it has no key yet, but a cookie.
+            was_alive = presented is not None and not presented.new
+            if presented is not None and was_alive:
+                presented.invalidate()
+            return was_alive
         user = await self._user(key) if audit.on() else None
         was_alive = await self._door.toucher.end(key, reason)
         if was_alive:

@@ -280,6 +280,24 @@ async def test_a_new_cookie_takes_the_place_of_the_old_one(world: World) -> None
         assert heart._cookie == "keepalive=new; third=3"
 
 
+@pytest.mark.parametrize(
+    ("attributes", "kept"),
+    [
+        ("Secure; Partitioned; Priority=High; SameParty", "keepalive=new"),
+        ("Expires=Tue, 19 Jan 2038 03:14:07 GMT", "keepalive=new"),
+        ("Expires=Thu, 01 Jan 1970 00:00:00 GMT", ""),
+        ("Max-Age=-1", ""),
+        ("Max-Age=soon; Expires=never", "keepalive=new"),
+    ],
+)
+async def test_attributes_of_a_new_cookie(world: World, attributes: str, kept: str) -> None:
+    """RFC 6265 §5.2: what is unknown, or malformed, is passed over."""
+    async with HeartPool(world.url) as pool:
+        heart = pool.add({"keepalive": "old"})
+        heart.on_upgraded([f"keepalive=new; Path=/; {attributes}"])
+        assert heart._cookie == kept
+
+
 async def test_the_cookie_is_renewed(serve: Serve, clock: VirtualClock) -> None:
     """Where sessions live in the cookie, a beat says `renew`, and a POST brings a fresh one."""
     storage = EncryptedCookieStorage(Fernet(Fernet.generate_key()), max_age=60)

@@ -33,10 +33,10 @@ async def run(*command: str, cwd: Path, **environ: str) -> tuple[int | None, str
 
 
 async def test_tests_of_session_rules(tmp_path: Path) -> None:
-    for name in ("app.py", "test_app.py"):
-        shutil.copy(EXAMPLES / "tested" / name, tmp_path)
+    for file in (EXAMPLES / "tested").glob("*.*"):
+        shutil.copy(file, tmp_path)
     options = ["-p", "pytest_keepalive", "-p", "no:schemathesis", "-p", "no:cacheprovider"]
-    command = [sys.executable, "-m", "pytest", "-q", *options, "-o", "asyncio_mode=auto"]
+    command = [sys.executable, "-m", "pytest", "-q", *options]
     code, out = await run(*command, cwd=tmp_path)
     assert code == 0, out
     assert "2 passed" in out

@@ -18,7 +18,7 @@ from keepalive.errors import StoreUnavailable
 from keepalive.heart import MAX_BATCH, MAX_PUSH, REMEMBER_ENDS, STORE_TIMEOUT, Hooks
 from keepalive.limits import Limits
 from keepalive.live import LEAST_DEBT, Live, Page
-from keepalive.messages import Ask, Beat, End, Hello, Ping, Push, Wait, Warning
+from keepalive.messages import Ask, Beat, CloseCode, End, Hello, Ping, Push, Wait, Warning
 from keepalive.policy import Mode, Policy, Reason
 from keepalive.touchers import Ended, Left, News, Pages, Touch, key_of
 
@@ -667,6 +667,19 @@ async def test_an_end_between_join_and_open_is_told_on_open(world: World) -> Non
     page.open()
     assert page.messages == [End(Reason.LOGOUT)]
     assert page.closed == 4503
+
+
+async def test_a_page_that_has_left_before_it_opened_is_closed(begin: Begin) -> None:
+    """It came twice, and said goodbye over the socket that was open."""
+    world = await begin(Policy(**RULES))
+    await world.login("a")
+    late = FakePage(world.heart, *await world.ticket("a"), world.clock.monotonic, "tab")
+    opened = await world.page("a", "tab")
+    late.socket.close = lambda *_: None  # type: ignore[method-assign]
+    opened.leave()
+    del late.socket.close
+    late.open()
+    assert (late.messages, late.closed) == ([], CloseCode.NO_ANSWER)
 
 
 async def test_ends_are_remembered_only_for_a_while(world: World) -> None:

@@ -20,7 +20,8 @@ def operations(suite: Suite) -> Row:
     row = Row(
         "keepalive's heart with a clock that is moved by hand, and a store that counts: pages ping every"
         " 25 s ± 10 % for ten minutes, and each session has one page or several. The store may be asked for a"
-        " session once in every `touch_every`; the first ping after that is what asks.",
+        " session once in every `touch_every`: what pings have earned goes there by the wheel, with all"
+        " that is due.",
         ("pages", "pings", "sessions touched", "at most", "in round trips"),
         [
             tuple(

@@ -15,6 +15,7 @@ from ..errors import SettingError
 from ..policy import Mode, Policy, Reason
 from ..siblings import Siblings
 from ..touchers import Ended, Left, Ticket, Touch
+from ..trust import cookie_in
 from ..web import Keepalive
 from .access import Access
 
@@ -72,7 +73,7 @@ class Operators:
             COOKIE, path=self._path, secure=self.is_secure(request), httponly=True, samesite="Strict"
         )
 
-    # What `keepalive.web` calls.
+    # What the server asks (`keepalive.door.Door`).
 
     async def admit(self, request: web.Request, response: web.StreamResponse) -> Ticket | Reason:
         """The ticket of a page that wants to connect."""
@@ -97,7 +98,7 @@ class Operators:
         return self._key_in(request)
 
     def presents(self, request: web.Request) -> bool:
-        return COOKIE in request.cookies
+        return cookie_in(request, COOKIE) is not None
 
     def is_secure(self, request: web.Request) -> bool:
         return self._app.is_secure(request)
@@ -153,12 +154,12 @@ class Operators:
         operator, until = self._cookie_of(request)
         if operator is None or until <= self._clock.wall():
             return None
-        key = sha256(request.cookies[COOKIE].encode()).digest()
+        key = sha256((cookie_in(request, COOKIE) or "").encode()).digest()
         self._until[key] = until
         return key
 
     def _cookie_of(self, request: web.Request) -> tuple[str | None, float]:
-        told = self._seal.open(request.cookies.get(COOKIE, ""))
+        told = self._seal.open(cookie_in(request, COOKIE) or "")
         if told is None:
             return None, 0.0
         operator, since = json.decode(told, type=tuple[str, float])

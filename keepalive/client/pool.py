@@ -9,7 +9,7 @@ import logging
 import ssl as tls
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
-from http.cookies import CookieError, SimpleCookie
+from http.cookies import CookieError
 from itertools import count
 from math import inf
 from random import random
@@ -26,6 +26,7 @@ from ..messages import Answer, CloseCode, End, HttpBeat, Ping, decode_message, e
 from ..wheel import Wheel
 from . import faults
 from .address import address_of
+from .cookies import ends_at, set_by
 from .events import Event, StateChange
 from .life import leave
 from .link import POST_TIMEOUT, read_answer
@@ -435,15 +436,16 @@ class PoolHeart:
         """Take the cookies that a server sets, or takes back."""
         if not set_cookies:
             return
+        now = self._pool._clock.wall()
         cookies = dict(each.split("=", 1) for each in self._cookie.split("; ") if each)
         for line in set_cookies:
             try:
-                told = SimpleCookie(line)
+                cookie = set_by(line)
             except CookieError:
                 continue
-            for name, morsel in told.items():
-                if morsel["max-age"] == "0":
-                    cookies.pop(name, None)
-                else:
-                    cookies[name] = morsel.coded_value
+            until = ends_at(cookie, now)
+            if until is not None and until <= now:
+                cookies.pop(cookie.key, None)
+            else:
+                cookies[cookie.key] = cookie.value
         self._cookie = "; ".join(f"{name}={value}" for name, value in cookies.items())

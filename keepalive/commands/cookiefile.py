@@ -7,7 +7,6 @@ as the server has written them, quotes included.
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from email.utils import parsedate_to_datetime
 from http.cookies import CookieError, Morsel
 from pathlib import Path
 from tempfile import mkstemp
@@ -16,6 +15,7 @@ from typing import NamedTuple
 import aiohttp
 from yarl import URL
 
+from ..client.cookies import cookie_of, ends_at, set_by
 from ..clock import Clock, SystemClock
 from ..errors import SettingError
 
@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 VARIABLE = "KEEPALIVE_COOKIE"
 """What a request would send as `Cookie`, as in `name=value; name=value`."""
 _HTTP_ONLY = "#HttpOnly_"
-_VALUED, _FLAGS = {"domain", "path", "max-age", "expires"}, {"secure", "httponly"}
 
 
 def cookies_for(url: URL, path: Path | None, environ: Mapping[str, str]) -> aiohttp.CookieJar:
@@ -46,7 +45,7 @@ def cookies_for(url: URL, path: Path | None, environ: Mapping[str, str]) -> aioh
         for pair in filter(None, map(str.strip, told.split(";"))):
             name, _, value = pair.partition("=")
             try:
-                morsel = _morsel(name, value)
+                morsel = cookie_of(name, value)
             except CookieError:
                 raise SettingError(
                     f"{VARIABLE} holds no cookies", "write them as name=value; name=value"
@@ -99,7 +98,7 @@ class CookieFile(aiohttp.CookieJar):
         renewed = {}
         for header in headers:
             try:
-                morsel = _set_by(header)
+                morsel = set_by(header)
             except CookieError:
                 continue
             self.update_cookies({morsel.key: morsel}, response_url)
@@ -176,7 +175,7 @@ class _Cookie(NamedTuple):
     @property
     def morsel(self) -> "Morsel[str]":
         """As an aiohttp jar takes it."""
-        morsel = _morsel(self.name, self.value)
+        morsel = cookie_of(self.name, self.value)
         morsel["path"] = self.path
         morsel["secure"] = self.secure == "TRUE"
         if self.subdomains == "TRUE":
@@ -191,32 +190,7 @@ class _Cookie(NamedTuple):
         """
         if "\t" in morsel.value:
             raise ValueError("a tab in the value")
-        until = 0.0  # as long as the browser lives
-        if morsel["max-age"]:
-            until = now + int(morsel["max-age"])
-        elif morsel["expires"]:
-            until = parsedate_to_datetime(morsel["expires"]).timestamp()
-        if 0 < until <= now:
+        until = ends_at(morsel, now)
+        if until is not None and until <= now:
             return None
-        return "\t".join(self._replace(value=morsel.value, expires=f"{until:.0f}"))
-
-
-def _set_by(header: str) -> "Morsel[str]":
-    """What a `Set-Cookie` sets (RFC 6265 §5.2)."""
-    pair, *attributes = header.split(";")
-    name, _, value = pair.partition("=")
-    morsel = _morsel(name.strip(), value.strip())
-    for attribute in attributes:
-        name, _, value = map(str.strip, attribute.partition("="))
-        if name.lower() in _VALUED:
-            morsel[name] = value
-        elif name.lower() in _FLAGS:
-            morsel[name] = True
-    return morsel
-
-
-def _morsel(name: str, value: str) -> "Morsel[str]":
-    """Raises CookieError where a name is none."""
-    morsel: Morsel[str] = Morsel()
-    morsel.set(name, value, value)
-    return morsel
+        return "\t".join(self._replace(value=morsel.value, expires=f"{until or 0:.0f}"))

@@ -191,6 +191,12 @@ def _cookies(case: Case) -> Iterator[Finding]:
         yield Finding(Level.GREEN, "origins", f"only pages of {allowed} may connect")
     if settings.secure:
         yield Finding(Level.GREEN, "cookies", "Secure, HttpOnly, SameSite=Lax, with the prefix __Host-")
+    elif settings.trusted_proxies and settings.secure is None:
+        yield Finding(
+            Level.GREEN,
+            "cookies",
+            "HttpOnly, SameSite=Lax; Secure and __Host- where a trusted proxy says that it was https",
+        )
     elif https or not _is_local(settings.host):
         because = f"pages come from {https[0]}" if https else f"the server listens on {settings.host}"
         yield Finding(
@@ -199,7 +205,7 @@ def _cookies(case: Case) -> Iterator[Finding]:
             f"{because}, and secure is {'off' if settings.secure is False else 'automatic'}",
             "the session cookie goes without Secure, so any plain http request of the browser gives it away;"
             " and pages of https are refused as foreign",
-            "set secure to on, and let a proxy end TLS",
+            "let a proxy end TLS, and name it in trusted_proxies; or set secure to on",
         )
     elif urlsplit(case.url or "").scheme == "https":
         yield Finding(
@@ -207,7 +213,7 @@ def _cookies(case: Case) -> Iterator[Finding]:
             "cookies",
             f"browsers come by {case.url}, and secure is not on",
             "the session cookie goes without Secure, and the pages are refused as foreign",
-            "set secure to on",
+            "name the proxy that ends TLS in trusted_proxies; or set secure to on",
         )
     else:
         yield Finding(

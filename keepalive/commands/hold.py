@@ -56,7 +56,6 @@ async def hold(heart: Heart, command: Sequence[str]) -> int:
             await asyncio.wait({ended, exited}, return_when=asyncio.FIRST_COMPLETED)
             if not exited.done():
                 end = ended.result()
-                await run.stop()
                 raise SessionEnded(end.reason, end.login)
             code = exited.result()
             return code if code >= 0 else 128 - code
@@ -122,7 +121,8 @@ class _Run:
             self._early.append(number)
 
     def send(self, number: int) -> None:
-        with suppress(ProcessLookupError):
+        """Send a signal; of a command that runs as somebody else, as `sudo` does, there is no way to it."""
+        with suppress(ProcessLookupError, PermissionError):
             if self._alone:
                 os.killpg(self.process.pid, number)
             else:
@@ -130,18 +130,16 @@ class _Run:
 
     async def stop(self) -> None:
         """End it, first asking."""
-        self.send(signal.SIGTERM)
-        try:
-            async with asyncio.timeout(GRACE):
-                await self._gone()
-        except TimeoutError:
-            self.send(signal.SIGKILL)
-            await self.process.wait()
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            self.send(number)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GRACE):
+                    return await self._gone()
 
     async def _gone(self) -> None:
         """The command, and if it has a group of its own, all of that."""
         await self.process.wait()
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError, PermissionError):
             while self._alone:
                 os.killpg(self.process.pid, 0)
                 await asyncio.sleep(0.05)

@@ -20,7 +20,7 @@ from aiohttp_session import AbstractStorage, Session
 from ..clock import Clock
 from ..errors import SettingError
 from ..policy import Mode, Policy, Reason, verdict
-from ..trust import Trust, refuse_two
+from ..trust import Trust, cookie_in
 from . import Ended, Left, Ticket, Touch, key_of
 
 MARK = "keepalive"
@@ -79,7 +79,7 @@ class CookieBorneStorage(AbstractStorage):
 
     async def load_session(self, request: web.Request) -> Session:
         """The session in the cookie, unless it is over."""
-        refuse_two(request, self.cookie_name)
+        cookie_in(request, self.cookie_name)  # refuses two
         try:
             session = await self._storage.load_session(request)
         except (ValueError, TypeError, AttributeError, RecursionError):
@@ -117,7 +117,7 @@ class CookieBorneStorage(AbstractStorage):
         response.headers.setdefault(hdrs.CACHE_CONTROL, "no-store")  # a cache would hand the session on
         await self._storage.save_session(request, response, session)
 
-    # What `keepalive.web` calls.
+    # What the server asks (`keepalive.door.Door`).
 
     async def admit(self, request: web.Request, response: web.StreamResponse) -> Ticket | Reason:
         """The session of a page that wants to connect, with a fresh cookie on the response."""
@@ -148,8 +148,7 @@ class CookieBorneStorage(AbstractStorage):
         Raises:
             web.HTTPBadRequest: it has two.
         """
-        refuse_two(request, self.cookie_name)
-        return self.cookie_name in request.cookies
+        return cookie_in(request, self.cookie_name) is not None
 
     async def key(self, request: web.Request) -> bytes | None:
         """The key of the session that a request presents, alive or not."""

@@ -79,7 +79,7 @@ def test_people_get_it_in_words(capsys: pytest.CaptureFixture[str]) -> None:
     out = " ".join(capsys.readouterr().out.split())  # releases of rich differ in their padding
     assert "✗ cookies the server listens on 0.0.0.0, and secure is automatic" in out
     assert "why the session cookie goes without Secure" in out
-    assert "do set secure to on" in out
+    assert "do let a proxy end TLS, and name it in trusted_proxies" in out
     assert "1 red" in out
     assert "\x1b" not in out
 
@@ -185,6 +185,17 @@ def test_what_is_wrong_is_red(
     about, _, what = expected.partition(": ")
     red = [finding for finding in found if finding.level == Level.RED]
     assert [finding for finding in red if finding.about == about and what in finding.what], red
+
+
+def test_a_trusted_proxy_says_what_is_https(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--host", "0.0.0.0", "--origin", "https://a.example", "--trusted-proxies", "127.0.0.1"]
+    _, found = run(capsys, *arguments)
+    (cookies,) = (finding for finding in found if finding.about == "cookies")
+    assert cookies.level == Level.GREEN
+    assert "where a trusted proxy says" in cookies.what
+    _, found = run(capsys, *arguments, "--secure", "off")
+    (cookies,) = (finding for finding in found if finding.about == "cookies")
+    assert cookies.level == Level.RED
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,28 @@ async def test_a_command_that_will_not_end_is_killed(
     await until(lambda: not lives(group))
 
 
+async def test_a_command_of_somebody_else_is_left_to_itself(
+    heart: Heart, http: ClientSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `sudo` starts one: no signal reaches it."""
+    monkeypatch.setattr(module, "GRACE", 0.2)
+    script = f"echo $$ > {tmp_path}/own; {FOR_EVER}"
+    holding = asyncio.create_task(hold(heart, shell(script)))
+    await until(lambda: pid_in(tmp_path / "own"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "killpg", refused)
+        await end(heart, http)
+        async with asyncio.timeout(DEADLINE):
+            with pytest.raises(SessionEnded):
+                await holding
+    assert lives(pid_in(tmp_path / "own"))
+    os.killpg(pid_in(tmp_path / "own"), signal.SIGKILL)
+
+
+def refused(group: int, number: int) -> None:
+    raise PermissionError
+
+
 def lives(group: int) -> bool:
     """Whether anybody of a process group still runs."""
     told = subprocess.run(["ps", "-A", "-o", "pgid=,stat="], capture_output=True, text=True, check=True)

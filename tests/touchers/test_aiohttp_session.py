@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from aiohttp_session import AbstractStorage, SimpleCookieStorage, get_session
+from aiohttp_session import AbstractStorage, SimpleCookieStorage, get_session, new_session, setup
 from aiohttp_session.cookie_storage import EncryptedCookieStorage
 from aiohttp_session.nacl_storage import NaClCookieStorage
 from aiohttp_session.redis_storage import RedisStorage
@@ -117,6 +117,27 @@ async def test_an_end_takes_back_the_cookie(ann: Browser) -> None:
     assert (await ann.post("/end?reason=revoked")).json is True
     assert await ended(page) == ("revoked", 4506)
     assert ann.cookie in ("", "AIOHTTP_SESSION={}")  # that is how SimpleCookieStorage empties it
+    assert await whoami(ann) is None
+
+
+async def test_a_session_of_before_ends_though_no_page_has_connected(
+    storage: AbstractStorage, serve: Serve, browse: Browse
+) -> None:
+    """An app had the storage without keepalive when its user signed in."""
+
+    async def login(request: web.Request) -> web.Response:
+        (await new_session(request))["user"] = "ann"
+        return web.Response()
+
+    app = web.Application()
+    setup(app, storage)
+    app.router.add_post("/login", login)
+    former = (await signed_in(browse, (await serve(app)).port, "ann")).cookie
+    ann = await browse((await serve(make_app(storage))).port)
+    assert await whoami(ann, former) == "ann"
+    answer = await ann.post("/end?reason=logout", headers={"Cookie": former})
+    assert answer.json is True
+    assert "Set-Cookie" in answer.headers
     assert await whoami(ann) is None
 
 
