@@ -7,12 +7,14 @@ hang on one wheel for all; a reader that falls behind is cut off, not awaited.
 import asyncio
 import logging
 from contextlib import suppress
+from sys import intern
 from typing import Generic, Protocol, TypeVar, cast
 
 from . import frames
 from .clock import Clock
 from .errors import FrameError, MessageError, ProtocolError
 from .frames import Opcode, Reader
+from .limits import Tally
 from .messages import MAX_MESSAGE, CloseCode, Ping, decode
 from .wheel import Wheel
 
@@ -47,7 +49,7 @@ class Listener(Protocol[P_contra]):
         """The page has sent a ping, which came at `now`, in monotonic seconds."""
 
     def on_close(self, page: P_contra, code: int) -> None:
-        """The connection is over; 1006 when nobody said why. Comes once."""
+        """The page has said goodbye, or its connection is over; 1006 when nobody said why. Comes once."""
 
 
 class Connections(Generic[P]):
@@ -57,7 +59,7 @@ class Connections(Generic[P]):
         listener: who hears the pages.
         clock: for the limits.
         max_rate: frames a second that one page may send over a long time; five seconds' worth
-            may come at once.
+            may come at once, and one in any case.
         max_message: the longest message accepted, in bytes.
     """
 
@@ -73,21 +75,25 @@ class Connections(Generic[P]):
         self.clock = clock
         self.wheel: Wheel[Connection[P]] = Wheel(clock.monotonic(), Connection.on_time)
         self.frame_cost = 1 / max_rate
-        self.burst = 5.0
+        self.burst = max(5.0, self.frame_cost)
         self.max_message = max_message
         self.open = 0
         """How many there are. They are not listed: a set would take 100 bytes for each."""
+        self.addresses = Tally()
+        """The same by address."""
         self.closing = False
         """Whether the server stops: who is still in a handshake is sent away."""
         self.inbox = memoryview(bytearray(INBOX))
         self._empty = asyncio.Event()
 
-    def made(self) -> None:
+    def made(self, address: str) -> None:
         self.open += 1
+        self.addresses.add(address)
         self._empty.clear()
 
-    def lost(self) -> None:
+    def lost(self, address: str) -> None:
         self.open -= 1
+        self.addresses.remove(address)
         if not self.open:
             self._empty.set()
 
@@ -122,16 +128,20 @@ class Connection(asyncio.BufferedProtocol, asyncio.Protocol, Generic[P]):
 
     Args:
         connections: what all of them share.
+        address: of whom it is, as far as can be told.
     """
 
     __slots__ = (
-        "_busy_until", "_closed_with", "_reader", "_shared", "_since", "_timed", "_transport", "page",
+        "_address", "_busy_until", "_closed_with", "_reader", "_shared", "_since", "_timed", "_transport",
+        "page",
     )  # fmt: skip
 
-    def __init__(self, connections: Connections[P]) -> None:
+    def __init__(self, connections: Connections[P], address: str = "") -> None:
         self.page: P | None = None
-        """Whose socket it is; the listener hears of it. Nobody hears of a socket without a page."""
+        """Whose socket it is, until its goodbye; the listener hears of it. Nobody hears of a socket without
+        a page."""
         self._shared = connections
+        self._address = intern(address)
         self._transport: asyncio.Transport | None = None
         self._reader: Reader | None = None  # exists only while a frame or message is unfinished
         self._since = 0.0  # when it became so, or when the close was sent
@@ -164,7 +174,7 @@ class Connection(asyncio.BufferedProtocol, asyncio.Protocol, Generic[P]):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._shared.made()
+        self._shared.made(self._address)
         if self._shared.closing:
             self.close(CloseCode.RESTART, "the server restarts")
             transport.close()  # nobody will be there to cut it later
@@ -199,10 +209,8 @@ class Connection(asyncio.BufferedProtocol, asyncio.Protocol, Generic[P]):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        self._shared.lost()
-        page, self.page = self.page, None  # they know each other: neither may wait for the garbage collector
-        if page is not None:
-            self._shared.listener.on_close(page, self._closed_with or 1006)
+        self._shared.lost(self._address)
+        self._tell_close()
 
     # What the wheel calls.
 
@@ -283,6 +291,12 @@ class Connection(asyncio.BufferedProtocol, asyncio.Protocol, Generic[P]):
         """The page's goodbye, or its answer to ours (RFC 6455 §5.5.1, §7.1.1)."""
         self.close(CloseCode.NORMAL if code is None else code)
         self._hang_up()
+        self._tell_close()  # TCP may stand for seconds yet, and the server part with the page meanwhile
+
+    def _tell_close(self) -> None:
+        page, self.page = self.page, None  # they know each other: neither may wait for the garbage collector
+        if page is not None:
+            self._shared.listener.on_close(page, self._closed_with or 1006)
 
     def _hang_up(self) -> None:
         """Nothing more is said or heard; the server ends the TCP connection first (§7.1.1).

@@ -12,8 +12,10 @@ from math import inf
 from aiohttp import hdrs, web
 
 from .clock import Clock
+from .connection import Connections
 from .heart import Heart
 from .limits import BURST, Buckets, Limits
+from .live import Page
 from .trust import Trust
 
 log = logging.getLogger(__name__)
@@ -45,14 +47,18 @@ class Gate:
     """Knows how many are in, and how fast they come.
 
     Args:
-        heart: has the pages that are in, and counts what became of each handshake.
+        heart: has the pages that are in, or in their handshake, and counts what became of each.
+        connections: has the sockets, among them those that are being closed, and are pages no more.
         limits: from when on whom to turn away.
         trust: which addresses are told apart.
         clock: for the rates.
     """
 
-    def __init__(self, heart: Heart, limits: Limits, trust: Trust, clock: Clock) -> None:
+    def __init__(
+        self, heart: Heart, connections: Connections[Page], limits: Limits, trust: Trust, clock: Clock
+    ) -> None:
         self._heart = heart
+        self._connections = connections
         self._limits = limits
         self._trust = trust
         self._clock = clock
@@ -87,12 +93,21 @@ class Gate:
         Raises:
             web.HTTPException: there is no room, or there are too many at once.
         """
+        self.refuse_full(address)
+        if not self._handshakes.take(_ALL, self._clock.monotonic()):
+            self.results["rate"] += 1
+            raise self._turned_away("rate")
+
+    def refuse_full(self, address: str) -> None:
+        """Let a handshake go on only where there is room.
+
+        Raises:
+            web.HTTPException: there is none.
+        """
         if self._is_full(address):
             why = "address"
         elif self._is_full_up():
             why = "files"
-        elif not self._handshakes.take(_ALL, self._clock.monotonic()):
-            why = "rate"
         else:
             return
         self.results[why] += 1
@@ -139,12 +154,11 @@ class Gate:
         return False
 
     def _is_full_up(self) -> bool:
-        return self._heart.pages >= self._most_pages
+        return max(self._heart.pages, self._connections.open) >= self._most_pages
 
     def _is_full(self, address: str) -> bool:
-        return self._heart.addresses[address] >= self._limits.pages_per_address and self._trust.is_counted(
-            address
-        )
+        most = max(self._heart.addresses[address], self._connections.addresses[address])
+        return most >= self._limits.pages_per_address and self._trust.is_counted(address)
 
     def _turned_away(self, why: str) -> web.HTTPException:
         self._tell(why)

@@ -38,7 +38,7 @@ class Limits:
     pages_per_user: int = 100
     """Five devices full of tabs; one account cannot fill the server."""
     pages_per_address: int = 200
-    """An office behind one address; one machine cannot fill the server."""
+    """An office behind one address; one machine cannot fill the server. Sockets count until they are gone."""
     handshakes_per_second: float = 2000.0
     """Nearly four fifths of the 2,608 that a core was measured to let in, so that beats go on; as many as
     other servers send when they restart (`heart.LET_IN`), so that no restart is hampered."""
@@ -78,7 +78,7 @@ class Limits:
 
 
 class Tally(Counter[str]):
-    """How many pages each one has; who has none takes no memory."""
+    """How many pages, or sockets, each one has; who has none takes no memory."""
 
     def add(self, key: str) -> None:
         self[key] += 1

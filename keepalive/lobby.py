@@ -9,7 +9,6 @@ connection anew that it had kept for later.
 import asyncio
 import logging
 from collections.abc import Callable
-from functools import partial
 from typing import cast
 
 from aiohttp import web
@@ -55,10 +54,15 @@ class Lobby:
         if transport is None or not isinstance(visitor, _Visitor):  # it is gone
             return await handler(request)
         loop = asyncio.get_running_loop()
-        request.content.on_eof(partial(self.leave, visitor))
         late = loop.call_later(self._patience, request.content.set_exception, _Late())
-        if request.content.is_eof():
+        answered = False
+
+        def is_whole() -> None:
             late.cancel()
+            if not answered:  # else aiohttp is reading what nobody has asked for
+                self.leave(visitor)
+
+        request.content.on_eof(is_whole)
         try:
             return await handler(request)
         except _Late:
@@ -69,8 +73,10 @@ class Lobby:
             # Anybody can leave halfway, as often as they like: no reason for a traceback in the log.
             raise web.HTTPBadRequest(text="the request did not come whole\n") from None
         finally:
+            answered = True
             late.cancel()
-            if transport.get_protocol() is visitor and not transport.is_closing():  # it is no page's by now
+            self.leave(visitor)  # one that is a page's by now would never be heard of again
+            if transport.get_protocol() is visitor and not transport.is_closing():
                 self.wait(visitor)
 
     def wait(self, visitor: "_Visitor") -> None:

@@ -95,6 +95,7 @@ class Routes:
             if request.transport is None:  # the page has not waited for it
                 self._gate.results["gone"] += 1
             else:
+                self._gate.refuse_full(address)  # by those who have come in while this one waited
                 await self._let_in(request, response, address)
         finally:
             # Not now: a store that answers at once would have thousands let in before any beat.
@@ -103,7 +104,7 @@ class Routes:
 
     async def _let_in(self, request: web.Request, response: Upgrade, address: str) -> None:
         results = self._gate.results
-        connection = Connection(self._connections)
+        connection = Connection(self._connections, address)
         read_at = self._clock.monotonic()
         try:
             with self._gate.refusing("cookie"):
@@ -124,14 +125,14 @@ class Routes:
             return
         # Whoever does not say which page it is, is one all the same.
         page_id = _page_id(request) or token_urlsafe(12)
-        connection.page = self._heart.join(found, connection, read_at, address, page_id)
+        connection.page = page = self._heart.join(found, connection, read_at, address, page_id)
         handed_over = False
         try:
             handed_over = await response.hand_over(request, connection)
         finally:
             results["accepted" if handed_over else "gone"] += 1
             if not handed_over:
-                self._heart.leave(connection.page)
+                self._heart.leave(page)
 
     async def heartbeat(self, request: web.Request) -> web.StreamResponse:
         """`GET`, `HEAD` or `POST /keepalive/heartbeat`: one ping over HTTP."""

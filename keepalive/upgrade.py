@@ -14,7 +14,7 @@ from binascii import Error as Base64Error
 from contextlib import suppress
 from hashlib import sha1
 
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 §1.3
 _VERSION = "13"
@@ -110,6 +110,10 @@ def _accept(request: web.Request) -> str:
         request, hdrs.CONNECTION
     ):
         raise web.HTTPUpgradeRequired(headers={hdrs.UPGRADE: "websocket"}, text="open this as a WebSocket\n")
+    if request.version < HttpVersion11:
+        raise web.HTTPBadRequest(text="open this by HTTP/1.1\n")
+    if request.body_exists:  # a GET may be refused for it (RFC 9110 §9.3.1), and frames come next
+        raise web.HTTPBadRequest(text="a handshake has no body\n")
     if request.headers.get(hdrs.SEC_WEBSOCKET_VERSION) != _VERSION:
         raise web.HTTPUpgradeRequired(
             headers={hdrs.SEC_WEBSOCKET_VERSION: _VERSION}, text="speak WebSocket version 13\n"

@@ -244,9 +244,40 @@ async def test_a_ping_that_comes_with_a_close_is_heard(room: Room, page: RawPage
 async def test_the_page_leaves(room: Room, page: RawPage, code: int) -> None:
     assert await page.leave(code) == code
     page.cut()
-    await until(lambda: room.closed == [("/bad", code)])
-    assert not room.connections.open
+    await until(lambda: not room.connections.open)
+    assert room.closed == [("/bad", code)]
     assert room.by_name["/bad"].page is None  # it frees its page without the garbage collector
+
+
+async def test_a_goodbye_is_told_before_the_connection_is_gone(room: Room, page: RawPage) -> None:
+    """And once: where a page vanishes after its goodbye, TCP may stand for seconds."""
+    page.send(ping(1) + frame((1001).to_bytes(2), CLOSE))
+    assert await page.message() == {"type": "beat", "n": 1}
+    assert await page.close_code() == 1001
+    assert room.closed == [("/bad", 1001)]
+    assert room.connections.open
+    connection = room.by_name["/bad"]
+    connection.send(b"too late")
+    connection.close(1012)
+    assert await page.end_of_stream() == b""
+    room.pass_time(CLOSING_AFTER + 0.2)
+    await until(lambda: not room.connections.open)
+    assert room.closed == [("/bad", 1001)]
+
+
+async def test_a_listener_that_fails_at_a_goodbye(
+    room: Room, page: RawPage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The page has said it, and hears its answer."""
+
+    def fail(page: str, code: int) -> None:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr(room, "on_close", fail)
+    assert await page.leave(1001) == 1001
+    page.cut()
+    await until(lambda: not room.connections.open)
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
 
 
 async def test_the_page_leaves_without_a_code(room: Room, page: RawPage) -> None:
@@ -275,8 +306,10 @@ async def test_the_server_closes(room: Room, page: RawPage) -> None:
     assert await page.frame() == (CLOSE, (4501).to_bytes(2) + b"idle")
     page.send(frame((4501).to_bytes(2), CLOSE))
     assert await page.end_of_stream() == b""
+    assert room.closed == [("/bad", 4501)]
     page.cut()
-    await until(lambda: room.closed == [("/bad", 4501)])
+    await until(lambda: not room.connections.open)
+    assert room.closed == [("/bad", 4501)]
     assert room.pings == []
 
 

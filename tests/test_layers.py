@@ -39,7 +39,7 @@ ARROWS: dict[str, set[str]] = {
     "touchers": {"policy"},
     "touchers.aiohttp_session": {"trust", "touchers", "policy", "errors", "clock"},
     "stores": {"touchers", "tasks", "presence", "policy", "errors", "clock"},
-    "connection": {"frames", "messages", "errors", "clock", "wheel"},
+    "connection": {"frames", "limits", "messages", "errors", "clock", "wheel"},
     "live": {"touchers", "messages", "policy"},
     "publisher": {"touchers", "errors"},
     "heart": {
@@ -58,7 +58,7 @@ ARROWS: dict[str, set[str]] = {
     },
     "reporter": {"heart", "presence", "errors"},
     "lobby": {"trust"},
-    "gate": {"heart", "limits", "trust", "clock"},
+    "gate": {"heart", "connection", "limits", "live", "trust", "clock"},
     "session": {"audit", "stores", "seal", "trust", "touchers", "policy", "errors", "clock"},
     "stats": {"heart", "histogram", "lag"},
     "door": {"heart", "trust", "touchers", "policy", "errors"},

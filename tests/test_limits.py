@@ -1,13 +1,14 @@
 """Who is turned away, by which limit, and that nobody else is."""
 
 import asyncio
+import re
 from time import sleep
 from typing import Any
 
 import pytest
 from aiohttp import ClientSession, CookieJar, web
 from aiohttp.test_utils import make_mocked_request
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
@@ -19,7 +20,7 @@ from keepalive.gate import TELL_EVERY
 from keepalive.heart import LET_IN
 from keepalive.limits import Buckets, Tally
 from keepalive.testing import KeepaliveApp, VirtualClock
-from keepalive.trust import Trust
+from keepalive.trust import Trust, cookie_in
 
 from .conftest import Answer, Browse, Browser, Connect, Serve
 from .fakes import World, settle
@@ -407,6 +408,30 @@ async def test_handshakes_at_the_same_time_do_not_slip_in_together(
     assert heart.counts.handshakes == {"accepted": 3, why: 17}
 
 
+@pytest.mark.parametrize(
+    ("limits", "why"), [(Limits(pages_per_address=3), "address"), (Limits(pages=3), "files")]
+)
+async def test_nor_do_they_while_their_answers_are_prepared(
+    serve: Serve, browse: Browse, limits: Limits, why: str
+) -> None:
+    """They are pages by then, but no sockets yet."""
+    app = make_app(trusted_proxies=[PROXY], limits=limits)
+    prepared = asyncio.Event()
+
+    async def prepare(request: web.Request, response: web.StreamResponse) -> None:
+        if response.status == 101:
+            await prepared.wait()
+
+    app.on_response_prepare.append(prepare)
+    heart, port = app[KEEPALIVE], (await serve(app)).port
+    ann = await signed_in(browse, port, "ann")
+    coming = asyncio.gather(*(come(ann) for _ in range(20)))
+    await until(lambda: heart.counts.handshakes[why] == 17)
+    prepared.set()
+    assert [page.status for page in await coming].count(101) == 3
+    assert heart.counts.handshakes == {"accepted": 3, why: 17}
+
+
 async def opens(page: RawPage) -> bool:
     """Whether it is greeted, or told to come back later."""
     opcode, payload = await page.frame()
@@ -517,6 +542,86 @@ async def test_more_pages_than_files(serve: Serve, browse: Browse, monkeypatch: 
     pages[0].cut()
     await until(lambda: heart.connected[1] == 8)
     await opened(ann, 1)
+
+
+# Sockets that are being closed are pages no more, but each is a file, for seconds where nobody answers.
+
+
+async def test_sockets_without_a_session_count_until_they_are_gone(
+    serve: Serve, browse: Browse, connect: Connect
+) -> None:
+    heart, (ann,) = await site(serve, browse, "ann", limits=Limits(pages=3))
+    strangers = [await connect(ann.port) for _ in range(3)]
+    for stranger in strangers:
+        assert await ended(stranger) == ("unknown", 4504)
+    assert (await come(ann)).status == 503
+    assert heart.counts.handshakes == {"over": 3, "files": 1}
+    strangers[0].cut()
+    await until(lambda: heart.connected[1] == 2)
+    await opened(ann, 1)
+
+
+async def test_an_address_has_no_more_sockets_than_it_may_have_pages(
+    serve: Serve, browse: Browse, connect: Connect
+) -> None:
+    """Whoever never answers a close gets no further with it, and others do not notice."""
+    heart, (ann,) = await site(serve, browse, "ann", limits=Limits(pages_per_address=3))
+    headers = {"X-Forwarded-For": "203.0.113.66"}
+    strangers = [await connect(ann.port, headers=headers) for _ in range(4)]
+    assert [stranger.status for stranger in strangers] == [101, 101, 101, 429]
+    await opened(ann, 1)
+    strangers[0].cut()
+    await until(lambda: heart.connected[1] == 3)
+    pages = await opened(ann, 1, "203.0.113.66")
+    for each in *strangers, *pages:
+        each.cut()
+    await until(lambda: heart.connected[1] == 1)
+    assert heart._connections.addresses == {"203.0.113.9": 1}
+
+
+async def test_pages_that_made_room_count_until_they_are_gone(serve: Serve, browse: Browse) -> None:
+    """Else one cookie would do to hold any number of files."""
+    limits = Limits(pages_per_session=1, pages_per_address=3)
+    _, (ann,) = await site(serve, browse, "ann", limits=limits)
+    pages = await opened(ann, 3)
+    assert (await come(ann)).status == 429
+    for page in pages[:2]:
+        assert await ended(page) == ("evicted", 4505)
+
+
+@pytest.mark.parametrize(
+    ("limits", "why"), [(Limits(pages_per_address=3), "address"), (Limits(pages=3), "files")]
+)
+async def test_a_crowd_without_a_session_does_not_slip_in_together(
+    serve: Serve, browse: Browse, monkeypatch: pytest.MonkeyPatch, limits: Limits, why: str
+) -> None:
+    """All of them come while there is room, but most have to wait at the door."""
+    monkeypatch.setattr("keepalive.routes.LET_IN_AT_ONCE", 1)
+    store = open_store("memory://")
+    heart, (ann,) = await site(serve, browse, "ann", sessions=store, limits=limits)
+    entered, enter = [], heart._gate.enter
+    answer, load = asyncio.Event(), store.load
+
+    def counted(address: str) -> None:
+        enter(address)
+        entered.append(address)
+
+    async def slow(key: bytes) -> Any:
+        await answer.wait()
+        return await load(key)
+
+    monkeypatch.setattr(heart._gate, "enter", counted)
+    monkeypatch.setattr(store, "load", slow)
+    first = asyncio.create_task(come(ann))
+    await until(lambda: len(entered) == 1)
+    strangers = (ann.page(Cookie=None, X_Forwarded_For="203.0.113.9") for _ in range(20))
+    crowd = asyncio.gather(*strangers)
+    await until(lambda: len(entered) == 21)
+    answer.set()
+    assert (await first).status == 101
+    assert sorted(page.status for page in await crowd)[:3] == [101, 101, 429 if why == "address" else 503]
+    assert heart.counts.handshakes == {"accepted": 1, "over": 2, why: 18}
+    assert heart.connected[1] == 3
 
 
 @pytest.mark.parametrize("path", ["ws", "heartbeat", "state"])
@@ -662,7 +767,18 @@ async def test_a_heart_that_was_told_to_wait_comes_again(
             assert (await beat).expires_in == 1800
 
 
-@pytest.mark.parametrize("twin", ["keepalive=x", "keepalive=", "keepalive"])
+@pytest.mark.parametrize(
+    "twin",
+    [
+        "keepalive=x",
+        "keepalive=",
+        "keepalive",
+        "a=b keepalive=x",
+        "a=b\tkeepalive=x",
+        'a="b" keepalive=x',
+        "a keepalive",
+    ],
+)
 async def test_two_session_cookies(serve: Serve, browse: Browse, twin: str) -> None:
     """A sibling host can plant a second one; which of them is meant nobody knows."""
     heart, (ann,) = await site(serve, browse, "ann")
@@ -674,6 +790,29 @@ async def test_two_session_cookies(serve: Serve, browse: Browse, twin: str) -> N
     assert heart.counts.handshakes == {"cookie": 1}
     cookies = f"{ann.cookie}; xkeepalive=1; a=keepalive=2"
     assert (await client.get("/whoami", headers={"Cookie": cookies})).json == "ann"
+
+
+@pytest.mark.parametrize("hidden", ["a=b keepalive={}", 'a="; keepalive=x; c=" keepalive={}'])
+async def test_a_cookie_inside_of_another_is_none(serve: Serve, browse: Browse, hidden: str) -> None:
+    _, (ann,) = await site(serve, browse, "ann")
+    sealed = ann.cookie.partition("=")[2]
+    client = await browse(ann.port)
+    assert (await client.get("/whoami", headers={"Cookie": hidden.format(sealed)})).status == 400
+
+
+@settings(max_examples=500)
+@given(st.lists(st.sampled_from(["keepalive=", "a=", "v", ";", " ", '"', "\t", "\xa0"]), max_size=12))
+def test_no_other_reader_finds_another_cookie(parts: list[str]) -> None:
+    """aiohttp's, which other storages use, also begins a cookie after a blank, and goes by quotes."""
+    header = "".join(f"v{number}" if part == "v" else part for number, part in enumerate(parts))
+    request = make_mocked_request("GET", "/", {"Cookie": header})
+    try:
+        found = cookie_in(request, "keepalive")
+    except web.HTTPBadRequest:
+        return
+    assume(not (found or "").startswith('"'))  # a quote alone, which no server sets, swallows what follows
+    lenient = request.cookies.get("keepalive", "")
+    assert set(re.findall(r"v\d+", lenient)) <= set(re.findall(r"v\d+", found or ""))
 
 
 async def test_a_trusted_proxy_says_that_the_browser_speaks_https(serve: Serve, browse: Browse) -> None:

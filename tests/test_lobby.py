@@ -84,10 +84,21 @@ async def house(trust: Trust, patience: float = 60.0) -> AsyncIterator[Call]:
         await proceed.wait()
         return web.Response(text="thought")
 
+    async def take_late(request: web.Request) -> web.Response:
+        await asyncio.sleep(2 * patience)
+        return await take(request)
+
+    async def part(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        request.transport.set_protocol(asyncio.Protocol())
+        return web.Response(text="parted")
+
     app.router.add_get("/", show)
     app.router.add_post("/", take)
     app.router.add_get("/think", think)
     app.router.add_post("/think", think)
+    app.router.add_post("/late", take_late)
+    app.router.add_post("/part", part)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     with socket.create_server(("127.0.0.1", 0)) as listen:
@@ -131,6 +142,31 @@ async def test_after_its_answer_a_connection_waits_again() -> None:
         assert await callers[1].ask() == 200
 
 
+@pytest.mark.both_loops
+async def test_who_has_its_answer_waits_although_the_request_was_not_whole() -> None:
+    """Nor does the rest of it, which aiohttp then reads, make it one that asks for something."""
+    async with house(DIRECT) as call:
+        callers = [await call() for _ in range(FEW)]
+        for caller in callers:
+            assert await caller.ask(HALF.replace("/", "/nowhere", 1)) == 404
+            caller.say("cd")
+        for _ in range(FEW):
+            assert await (await call()).ask() == 200
+        await until(lambda: all(caller.is_cut for caller in callers))
+
+
+@pytest.mark.both_loops
+async def test_who_was_handed_over_does_not_wait() -> None:
+    """Although its request was not whole; the house sees that nobody is left in the lobby."""
+    async with house(DIRECT) as call:
+        parted = [await call() for _ in range(FEW)]
+        for caller in parted:
+            assert await caller.ask(HALF.replace("/", "/part", 1)) == 200
+        for _ in range(2 * FEW):
+            assert await (await call()).ask() == 200
+        assert not any(caller.is_cut for caller in parted)
+
+
 async def test_who_is_being_served_does_not_wait() -> None:
     async with house(DIRECT) as call:
         served = [await call() for _ in range(2)]
@@ -165,6 +201,15 @@ async def test_a_body_that_does_not_come_in_time() -> None:
         assert PATIENCE <= monotonic() - began < PATIENCE + 1
         await until(lambda: dripping.is_cut)
         assert await (await call()).ask(HALF + "cd") == 200
+
+
+@pytest.mark.both_loops
+async def test_a_body_that_came_in_time_may_be_read_later() -> None:
+    async with house(DIRECT, PATIENCE) as call:
+        caller = await call()
+        caller.say(HALF.replace("/", "/late", 1))
+        assert await (await call()).ask() == 200  # so the first half has been heard
+        assert await caller.ask("cd") == 200
 
 
 def test_how_many_may_wait() -> None:

@@ -284,6 +284,21 @@ async def test_the_page_resets_the_connection(site: Site, sent: bytes) -> None:
     await until(lambda: site.sockets == 0)
 
 
+async def test_a_goodbye_counts_once_and_at_once(site: Site) -> None:
+    """Also one that comes with the handshake; and no server that parts with its pages takes it back."""
+    heart = site.heart.heart
+    for count, early in enumerate([b"", close(1001)], 1):
+        page = await site.open(early=early)
+        if not early:
+            page.send(close(1001))
+        assert await heard(page) == "hello, close 1001, end"
+        assert (heart.pages, site.sockets) == (1, 1)
+        assert site.heart.counts.closes == {1001: count}
+        page.cut()
+        await until(lambda: site.sockets == 0)
+        assert site.heart.counts.closes == {1001: count}
+
+
 async def test_a_flood_after_the_goodbye_is_cut_off(site: Site) -> None:
     """It need not be read to its end only because the page may still be in the middle of a frame."""
     page = await site.open()
@@ -315,3 +330,15 @@ async def test_floods(open_site: Open, clock: VirtualClock, flood: bytes, answer
     answers = [answer] * (BURST + RATE) if answer else []
     assert await heard(page) == ", ".join(["hello", *answers, "close 4002, end"])
     await site.read()
+
+
+async def test_the_lowest_rate_still_lets_a_page_in(open_site: Open, clock: VirtualClock) -> None:
+    """One frame may come at any rate: here, every 20 s."""
+    site = await open_site(0.05)
+    page = await site.open(early=ping(1))
+    assert [(await page.message())["type"] for _ in range(2)] == ["hello", "beat"]
+    await clock.advance(20)
+    page.send(ping(2))
+    assert (await page.message("beat"))["n"] == 2
+    page.send(ping(3))
+    assert await heard(page) == "close 4002, end"

@@ -323,6 +323,40 @@ async def test_another_method_is_refused() -> None:
     assert site.echoes == []
 
 
+@pytest.mark.parametrize(("headers", "status"), [({}, 400), ({"Upgrade": None, "Connection": "close"}, 426)])
+async def test_an_older_http_is_refused(headers: Headers, status: int) -> None:
+    """RFC 6455 §4.2.1. A proxy that passes no WebSockets on speaks it, and is told of that first."""
+    site = Site()
+    request = handshake("/", headers).replace(b"HTTP/1.1", b"HTTP/1.0")
+    async with serving(site.app) as server, RawPage.open(server.port, request) as page:
+        assert page.status == status
+    assert site.echoes == []
+
+
+@pytest.mark.parametrize(
+    ("header", "body"),
+    [
+        ({"Content-Length": "5"}, b""),
+        ({"Content-Length": "5"}, b"hello"),
+        ({"Transfer-Encoding": "chunked"}, b"0\r\n\r\n"),
+    ],
+)
+async def test_a_body_is_refused(header: Headers, body: bytes) -> None:
+    """Whether it has come or not: what would it be, the request's rest or the page's first frame?"""
+    site = Site()
+    request = handshake("/", header) + body
+    async with serving(site.app) as server, RawPage.open(server.port, request) as page:
+        assert page.status == 400
+    assert site.echoes == []
+
+
+async def test_no_body_may_be_announced() -> None:
+    request = handshake("/", {"Content-Length": "0"})
+    async with serving(Site().app) as server, RawPage.open(server.port, request) as page:
+        assert page.status == 101
+        await check_echo(page)
+
+
 class _Lines(logging.Handler):
     """A logger, and what was told it."""
 
