@@ -5,6 +5,8 @@ All that they write stays in a folder of the test, and they end with it, by thei
 
 import asyncio
 import signal
+import socket
+import struct
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
@@ -188,13 +190,22 @@ class Cluster:
 
 
 class Relay:
-    """A way to a server that can be slow, or lead to another one: what is connected stays connected."""
+    """A way to a server that can be slow, break off, or lead to another one. What is connected stays so."""
 
     def __init__(self, server: RedisServer) -> None:
         self.leads_to = server
         self.delay = 0.0
         """By how many seconds an answer is late."""
         self.url = ""
+        self._clients: list[asyncio.StreamWriter] = []
+
+    def reset(self) -> None:
+        """Break off all connections with a reset, as what has forgotten them does."""
+        for client in self._clients:
+            at_once = struct.pack("ii", 1, 0)
+            client.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+            client.transport.abort()
+        self._clients.clear()
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator["Relay"]:
@@ -202,6 +213,7 @@ class Relay:
             tasks = await stack.enter_async_context(_tasks())
 
             async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                self._clients.append(writer)
                 there, back = await asyncio.open_connection("127.0.0.1", self.leads_to.port)
                 for each in writer, back:
                     stack.callback(each.transport.abort)

@@ -264,20 +264,24 @@ class RedisStore:
             log.warning("a message on %s is not of this program, or of another version of it", channel)
 
     async def _has_subscribed(self) -> None:
+        lost_at, self._lost_at = self._lost_at, inf  # what is lost from now on is another loss
         if self._subscribed.is_set():  # not for the first time
-            await self._end_again()
+            try:
+                await self._end_again(lost_at)
+            except BaseException:
+                self._lost_at = min(self._lost_at, lost_at)
+                raise
             self._watches.lose(
                 StoreUnavailable("the subscription was lost for a while", "ask anew for all sessions")
             )
-        self._lost_at = inf
         self._subscribed.set()
 
     def _has_lost(self) -> None:
         self._lost_at = min(self._lost_at, asyncio.get_running_loop().time())
 
-    async def _end_again(self) -> None:
+    async def _end_again(self, lost_at: float) -> None:
         """Make the ends again that Redis may have lost with the subscription."""
-        doubtful = [(key, reason) for key, (reason, at) in self._told.items() if at > self._lost_at - _UNSURE]
+        doubtful = [(key, reason) for key, (reason, at) in self._told.items() if at > lost_at - _UNSURE]
         lost = 0
         for key, reason in doubtful:
             lost += await self._end(key, reason, None)

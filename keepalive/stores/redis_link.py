@@ -26,6 +26,8 @@ from redis.exceptions import (
     ResponseError,
     SlotNotCoveredError,
 )
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.maint_notifications import MaintNotificationsConfig
 
 from ..errors import SettingError, StoreError, StoreUnavailable
 from ..tasks import stop
@@ -51,7 +53,9 @@ QUIET = 5.0
 # it was, and there is time to ask another.
 _SERVER, _SENTINEL = 0.4, 0.1
 _PORT, _SENTINEL_PORT = 6379, 26379
-# RedisClusterException is no RedisError.
+# What a Redis that is away makes redis-py raise, as far as it is meant to: that connections break and slots
+# move also makes it run into errors of its own, and into those of the event loop. RedisClusterException is
+# no RedisError.
 _FAULTS = (RedisError, RedisClusterException, OSError, TimeoutError)
 
 
@@ -88,11 +92,13 @@ class RedisLink:
         self._waiting = 0
         self._failures = 0
         self._again_at = 0.0
+        self._log_again_at = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def open(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._free = asyncio.Semaphore(AT_ONCE)  # not a pool's: of some, whoever comes later is refused
+        self._renewing = asyncio.Lock()
         self._patience = OPENING
         self._failures = 0
         self._client, *self._guides = self._make()
@@ -163,10 +169,8 @@ class RedisLink:
                     missing.discard(channel)
                     if not missing:
                         await subscribed()
-            except (*_FAULTS, StoreUnavailable):
-                pass  # whoever asks is told
-            except Exception:
-                log.exception("a subscription broke off; subscribing anew")
+            except Exception as error:  # whoever asks is told
+                self._log(error)
             finally:
                 missing.update(channels)
                 lost()
@@ -177,9 +181,11 @@ class RedisLink:
                     if task.done():
                         del hearing[task]
                 free = set(channels).difference(*hearing.values())
-                with suppress(*_FAULTS):
+                try:
                     for dial, theirs in await self._servers(free):
                         hearing[asyncio.create_task(listen(dial, theirs))] = theirs
+                except Exception as error:
+                    self._log(error)
                 await asyncio.sleep(PAUSE)
         finally:
             await asyncio.gather(*map(stop, hearing))
@@ -222,22 +228,44 @@ class RedisLink:
         if self._waiting >= MOST_WAITING:
             raise StoreUnavailable("more is asked of Redis than it answers", _ADVICE)
         self._waiting += 1
+        deadline = self._loop.time() + self._patience
         try:
-            async with asyncio.timeout(self._patience), self._free:
+            async with asyncio.timeout_at(deadline), self._free:
                 answer = await question(client)
-        except _FAULTS as error:
+        except Exception as error:
+            self._log(error)
             if not isinstance(error, ResponseError) or isinstance(error, ReadOnlyError):
                 self._failures += 1
                 self._again_at = self._loop.time() + PAUSE
-            if isinstance(error, ReadOnlyError) and not self.clustered:
-                # A replica now. The connections lead there until they are made anew.
-                await client.connection_pool.disconnect(inuse_connections=False)
+                if not self.clustered and not isinstance(error, TimeoutError | RedisTimeoutError):
+                    await self._renew(client, deadline)
             raise _explained(error) from error
         finally:
             self._waiting -= 1
         self._failures = 0
         self._patience = DEADLINE
         return answer
+
+    async def _renew(self, client: Any, deadline: float) -> None:
+        """Close the connections that lie idle: what has befallen one, a reset or a server that is a replica
+        now, has befallen the others, and each would cost whoever takes it next an answer."""
+        if not self._renewing.locked():
+            with suppress(Exception):
+                async with self._renewing, asyncio.timeout_at(deadline):
+                    await client.connection_pool.disconnect(inuse_connections=False)
+
+    def _log(self, error: Exception) -> None:
+        """Log what nobody had foreseen, once in a PAUSE: what it is and where it came from, but not its text,
+        which may quote a command."""
+        assert self._loop is not None
+        if isinstance(error, (*_FAULTS, StoreError)) or self._loop.time() < self._log_again_at:
+            return
+        self._log_again_at = self._loop.time() + PAUSE
+        log.error(
+            "on the way to Redis there was a %s, which nobody had foreseen; it counts as no answer",
+            type(error).__name__,
+            exc_info=_explained(error).with_traceback(error.__traceback__),
+        )
 
 
 async def _subscribed(
@@ -309,6 +337,8 @@ def _clients_for(url: str) -> tuple[Callable[[], Sequence[Any]], Callable[[str, 
         "socket_timeout": _SERVER,
         "socket_connect_timeout": _SERVER,
         "retry": Retry(NoBackoff(), 0),
+        # By default they are on, and then a pool gives out connections that the server has closed.
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
     }
 
     def member(host: str, port: int) -> Redis:

@@ -6,7 +6,6 @@ read. All of it is soft state: what a power cut takes back, the processes tell a
 
 import sqlite3
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Protocol, TypeVar
 
 from msgspec import json
@@ -96,8 +95,8 @@ class SqliteRoll:
 
     async def _tidy(self) -> None:
         """Take out the nodes that have died, in slices: who touches must not have to wait for all of it."""
-        while (dead := await self._run(lambda db: _dead(db, self._now()), Safety.READ)) is not None:
-            await self._run(partial(_clear, node=dead), Safety.NORMAL)
+        while await self._run(lambda db: _dead(db, self._now()), Safety.READ) is not None:
+            await self._run(lambda db: _clear(db, self._now()), Safety.NORMAL)
 
 
 def _take(db: sqlite3.Connection, now: float, report: Report) -> bool | None:
@@ -137,8 +136,11 @@ def _drop(db: sqlite3.Connection, node: str) -> None:
     db.execute("UPDATE nodes SET until = 0 WHERE name = ?", (node,))
 
 
-def _clear(db: sqlite3.Connection, node: str) -> None:
+def _clear(db: sqlite3.Connection, now: float) -> None:
     """Take out a slice of a dead node's sessions; with the last of them, the node."""
+    node = _dead(db, now)  # whoever was dead before this transaction may have reported anew
+    if node is None:
+        return
     _drop(db, node)
     if db.execute(_CLEAR, {"node": node, "slice": _SLICE}).rowcount < _SLICE:
         db.execute("DELETE FROM nodes WHERE name = ?", (node,))

@@ -11,8 +11,10 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, NamedTuple, TypeVar
 
+from msgspec import MsgspecError
+
 from ..errors import StoreError, StoreUnavailable
-from ..touchers import Ended, News
+from ..touchers import Ended, News, Pushed
 from .sqlite_file import BUSY_TIMEOUT, as_store_error, open_file, read_reason
 from .watches import Watches, unpack
 
@@ -235,7 +237,13 @@ class SqliteThread:
             return []
         self._seen = ends[-1][0] if ends else end, batches[-1][0] if batches else batch
         ended = [Ended(key, read_reason(reason)) for _, key, reason in ends]
-        return [*ended, *(pushed for _, packed in batches for pushed in unpack(packed))]
+        pushes: list[Pushed] = []
+        for _, packed in batches:
+            try:
+                pushes += unpack(packed)
+            except MsgspecError:
+                log.warning("a push in %s is not of this program, or of another version of it", self._path)
+        return [*ended, *pushes]
 
     def _report(self, outcomes: list[_Outcome], news: Sequence[News] = ()) -> bool:
         """Hand over to the event loop; false when that is closed and nobody listens any more."""

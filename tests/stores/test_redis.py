@@ -12,6 +12,9 @@ from typing import Any
 import hiredis
 import pytest
 from redis import Redis
+from redis.asyncio import ConnectionPool
+from redis.asyncio.cluster import NodesManager
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from keepalive.clock import ManualClock
 from keepalive.errors import SettingError, StoreError, StoreUnavailable
@@ -19,10 +22,12 @@ from keepalive.policy import Policy, Reason
 from keepalive.presence import Online, Presence, Report
 from keepalive.stores import Record, SessionStore, open_store, redis, redis_link
 from keepalive.stores.redis import BUCKETS
+from keepalive.stores.redis_link import RedisLink
 from keepalive.touchers import Ended, Left, Pushed, Touch, key_of
 
+from ..ports import free_port
 from ..raw import CERTIFICATE, certified, until
-from ..redis import SERVICE, Cluster, RedisServer, Sentinels, cluster, redis_server, sentinels
+from ..redis import SERVICE, Cluster, RedisServer, Relay, Sentinels, cluster, redis_server, sentinels
 from .conftest import FUTURE
 
 IDLE, ABSOLUTE, DAY, SLACK, STEP = 1800.0, 43200.0, 86400.0, 60.0, 600.0
@@ -612,6 +617,94 @@ async def test_what_strangers_publish_harms_nobody(server: RedisServer, opened: 
         pass
 
 
+async def test_a_loss_while_ends_are_made_again_is_another_loss(
+    server: RedisServer, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with two machines of a Cluster; and it is not forgotten when to make the ends again fails."""
+    callbacks: list[Any] = []
+
+    async def listen(link: RedisLink, channels: Any, hear: Any, subscribed: Any, lost: Any) -> None:
+        callbacks[:] = subscribed, lost
+        await subscribed()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(RedisLink, "listen", listen)
+    store = await opened(server.url)
+    subscribed, lost = callbacks
+    await sign_in(store, A)
+    assert await store.end(A, Reason.LOGOUT)
+    lost()
+    again = asyncio.create_task(subscribed())
+    await asyncio.sleep(0)
+    lost()
+    await again
+    server.call("DEL", session_name(server, A))
+    await sign_in(store, A)  # so Redis has lost that end
+    server.call("REPLICAOF", "127.0.0.1", 1)
+    with pytest.raises(StoreUnavailable, match="is a replica"):
+        await subscribed()
+    server.call("REPLICAOF", "NO", "ONE")
+    await subscribed()
+    assert await store.peek(A) is Reason.LOGOUT
+
+
+# Connections
+
+
+async def ask_at_once(store: SessionStore) -> None:
+    """As many questions as make many connections, or use them; all are answered."""
+    asked = asyncio.gather(*(store.load(key_of(str(number))) for number in range(20)))
+    assert await asked == [Reason.UNKNOWN] * 20
+
+
+async def a_few_turns() -> None:
+    """Until the event loop has heard of what has become of its sockets."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.both_loops
+async def test_connections_that_redis_has_closed_cost_no_answer(server: RedisServer, opened: Open) -> None:
+    store = await opened(server.url)
+    await ask_at_once(store)
+    assert server.call("CLIENT", "KILL", "TYPE", "normal") >= 10
+    await a_few_turns()
+    await ask_at_once(store)
+
+
+@pytest.mark.both_loops
+async def test_a_reset_of_all_connections_costs_one_answer(server: RedisServer, opened: Open) -> None:
+    async with Relay(server).open() as relay:
+        store = await opened(relay.url)
+        await ask_at_once(store)
+        relay.reset()
+        await a_few_turns()
+        with pytest.raises(StoreUnavailable, match="does not answer"):
+            await store.load(A)
+        await ask_at_once(store)
+
+
+@pytest.mark.parametrize("fault", ["fails", "hangs"])
+async def test_closing_old_connections_neither_hides_the_error_nor_takes_long(
+    server: RedisServer, opened: Open, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    async def disconnect(pool: ConnectionPool, inuse_connections: bool = True) -> None:
+        called.append(inuse_connections)
+        if fault == "hangs":
+            await asyncio.Event().wait()
+        raise RedisTimeoutError
+
+    called: list[bool] = []
+    store = await opened(server.url)
+    server.call("REPLICAOF", "127.0.0.1", 1)
+    began = monotonic()
+    with monkeypatch.context() as patch, pytest.raises(StoreUnavailable, match="is a replica"):
+        patch.setattr(ConnectionPool, "disconnect", disconnect)
+        await store.load(A)
+    assert monotonic() - began < ANSWER + SLOW
+    assert called == [False]
+
+
 # Sentinels
 
 
@@ -812,6 +905,58 @@ async def test_a_subscription_follows_a_slot_to_another_machine(
     await sign_in(other, ALL_BUCKETS[0])
     assert await soon(recovered(lambda: other.end(ALL_BUCKETS[0], Reason.LOGOUT)))
     assert await soon(anext(watch)) == Ended(ALL_BUCKETS[0], Reason.LOGOUT)
+
+
+def hosts(node: RedisServer, slot: int) -> bool:
+    """Whether a member of a Cluster has a slot."""
+    shards = node.call("CLUSTER", "SLOTS")
+    return any(first <= slot <= last and server[1] == node.port for first, last, server, *_ in shards)
+
+
+async def test_a_slot_on_its_way_to_a_machine_that_had_none_is_an_outage(
+    nodes: Cluster, opened: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """redis-py knows only machines with slots, and fails when it is sent to another one."""
+    store, bus = await opened(nodes.url), free_port()
+    options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-port", str(bus)]
+    with redis_server(tmp_path, *options) as target:
+        for node in nodes.primaries:
+            node.call("CLUSTER", "MEET", "127.0.0.1", target.port, bus)
+        to, slot = target.call("CLUSTER", "MYID"), target.call("CLUSTER", "KEYSLOT", "{0}")
+        await until(lambda: all(to in node.call("CLUSTER", "NODES") for node in nodes.primaries))
+        await until(lambda: b"cluster_state:ok" in target.call("CLUSTER", "INFO"))
+        source = next(node for node in nodes.primaries if hosts(node, slot))
+        target.call("CLUSTER", "SETSLOT", slot, "IMPORTING", source.call("CLUSTER", "MYID"))
+        source.call("CLUSTER", "SETSLOT", slot, "MIGRATING", to)
+        key = ALL_BUCKETS[0]
+        answers = await asyncio.gather(store.load(key), store.load(key), return_exceptions=True)
+        assert [type(answer) for answer in answers] == [StoreUnavailable] * 2
+        (told,) = (record for record in caplog.records if record.levelname == "ERROR")
+        assert "AttributeError" in told.getMessage()
+        assert "object has no attribute" not in caplog.text  # for others of their texts quote commands
+        for node in (target, *nodes.primaries):
+            node.call("CLUSTER", "SETSLOT", slot, "NODE", to)
+        assert await soon(recovered(lambda: store.load(key))) is Reason.UNKNOWN
+
+
+async def test_a_subscription_survives_what_nobody_had_foreseen(
+    shared_cluster: Cluster, opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await opened(f"{shared_cluster.url}?prefix={tmp_path.name}:")
+    watch, faults = store.watch(), [AttributeError()]
+
+    async def initialize(manager: NodesManager, *args: Any, **options: Any) -> None:
+        if faults:
+            raise faults.pop()
+        await whole(manager, *args, **options)
+
+    whole = NodesManager.initialize
+    monkeypatch.setattr(NodesManager, "initialize", initialize)
+    for node in shared_cluster.primaries:
+        assert node.call("CLIENT", "KILL", "TYPE", "pubsub")
+    with pytest.raises(StoreUnavailable, match="ask anew"):
+        await soon(anext(watch))
+    assert not faults
 
 
 async def test_what_the_rest_of_a_cluster_ends_is_heard_while_a_part_is_dead(

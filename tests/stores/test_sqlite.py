@@ -21,11 +21,13 @@ import pytest
 from keepalive.clock import ManualClock, SystemClock
 from keepalive.errors import StoreCorrupt, StoreError, StoreUnavailable
 from keepalive.policy import Policy, Reason
-from keepalive.presence import Report
+from keepalive.presence import KEPT, Online, Presence, Report
 from keepalive.stores import Record, sqlite, sqlite_file, sqlite_thread
 from keepalive.stores.sqlite import SqliteStore
 from keepalive.stores.sqlite_file import _ADDED, APPLICATION_ID, VERSION
+from keepalive.stores.sqlite_roll import SqliteRoll
 from keepalive.stores.sqlite_thread import Safety, SqliteThread
+from keepalive.stores.watches import pack
 from keepalive.touchers import Ended, Left, News, Pages, Pushed, Touch, key_of
 
 IDLE = 1800.0
@@ -841,6 +843,44 @@ async def test_pushes_are_written_down_only_for_others_and_not_for_long(
     await store.peek(A)
     await store.publish([Pushed("here", None, "late", b"{}")])
     assert await asyncio.wait_for(anext(late), PATIENCE) == Pushed("here", None, "late", b"{}")
+
+
+async def test_a_push_that_nobody_understands_takes_nothing_else_with_it(
+    store: SqliteStore, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await signed_in(store, A)
+    watch, pushed = store.watch(), Pushed("there", None, "ann", b"{}")
+    await store.peek(A)
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("BEGIN IMMEDIATE")  # one look finds all of it
+        db.execute("INSERT INTO ends (key, reason, ended_at) VALUES (?, 'logout', 0)", (A,))
+        for batch in (b"\xc1", pack([pushed])):
+            db.execute("INSERT INTO pushes (batch, published_at) VALUES (?, 0)", (batch,))
+        db.execute("COMMIT")
+    assert await asyncio.wait_for(anext(watch), PATIENCE) == Ended(A, Reason.LOGOUT)
+    assert await asyncio.wait_for(anext(watch), PATIENCE) == pushed
+    (told,) = caplog.messages
+    assert "is not of this program, or of another version of it" in told
+
+
+async def test_a_node_that_reports_anew_while_it_is_taken_out_stays(
+    store: SqliteStore, clock: ManualClock
+) -> None:
+    """Another process found it dead, and had to wait for the write lock."""
+    report = Report("one", 1, [Online(A, "ann", 1)], b"", anew=True)
+    assert await store.roll.report(report)
+    clock.advance(KEPT)
+    reported: list[bool] = []
+
+    async def run(work: Callable[[sqlite3.Connection], T], safety: Safety) -> T:
+        if safety is not Safety.READ and not reported:
+            reported.append(await store.roll.report(report))
+        return await store._run(work, safety)
+
+    late = SqliteRoll(run, clock.wall, lambda db, key: None)
+    assert await late.presence() == Presence(1, 1, 1, 1)
+    assert reported == [True]
+    assert await store.roll.presence() == Presence(1, 1, 1, 1)
 
 
 async def test_watch_survives_a_store_that_cannot_be_read_for_a_while(
