@@ -116,13 +116,13 @@ export class GuardDialog {
     }
     root.adoptedStyleSheets = [sheet];
     root.append(this.#dialog);
-    this.#primary.onclick = () => this.#act();
+    this.#primary.onclick = (event) => this.#act(event);
     // Escape, or "back" on a phone. It never hides a warning that runs on: whoever presses it is here,
     // so it does what the button does. Once the session is over there is nothing behind to go back to,
     // and it does nothing; older browsers ask `closedby` in vain.
     this.#dialog.oncancel = (event) => {
       event.preventDefault();
-      if (!this.#end) this.#act();
+      if (!this.#end) this.#act(event);
     };
     this.#dialog.onclose = () => this.show(this.#end); // a browser obeys a second Escape at once
     this.#translate(); // while there is a network
@@ -163,12 +163,13 @@ export class GuardDialog {
     this.#dialog.close();
   }
 
-  /** What the one button does that helps. */
-  #act() {
+  /** What the one button does that helps.
+   * @param {Event} event */
+  #act(event) {
     const { keepalive } = this.#guard;
     const warning = keepalive?.warning;
     if (this.#end) this.#signIn(this.#guard.getAttribute("login") ?? this.#end.login);
-    else if (warning?.extendable) keepalive?.ping();
+    else if (warning?.extendable) keepalive?.ping(event);
     else this.#dismissed = warning?.why;
     this.show(this.#end);
   }

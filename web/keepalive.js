@@ -18,8 +18,9 @@ const MAX_MESSAGE = 4_096; // bytes; the server refuses more
 const POST_TIMEOUT = 10_000;
 const LONGEST_TIMER = 3_600_000; // setTimeout takes 31 bits and fires at once beyond
 
-// A person's own doing. Not `scroll`: a script that scrolls fires it as trusted, too.
-const INPUT = ["pointerdown", "pointermove", "keydown", "wheel", "touchstart"];
+// A person's own doing; a screen reader may press by a mere `click`. Not `scroll`: a script that scrolls fires it as
+// trusted, too.
+const INPUT = ["pointerdown", "pointermove", "keydown", "wheel", "click"];
 const INPUT_EVERY = 1_000;
 
 /**
@@ -54,7 +55,8 @@ export class SessionEvent extends Event {
  * @fires SessionWarningEvent - session-warning
  * @fires SessionEndEvent - session-end
  * @fires SessionPushEvent - session-push
- * @fires SessionEvent - session-elsewhere: after an end, another tab of this browser has a session
+ * @fires SessionEvent - session-elsewhere: after an end, another tab of this browser has a session; said once, and
+ *   not after an eviction
  */
 export class Keepalive extends EventTarget {
   /** A function whose result, a plain object or nothing, rides on each ping.
@@ -75,8 +77,10 @@ export class Keepalive extends EventTarget {
   #pageListening = new AbortController();
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #timer;
-  /** @type {number | null} */
-  #lastInput = null;
+  #lastInput = -Infinity;
+  /** Whether a session of another tab is news after an end. It is once, until there is one here again: whoever
+   * cannot go on shall not try at each beat of the others. And whoever was evicted could only evict the next. */
+  #hopes = true;
   /** @type {import("./sharing.js").Sharing | undefined} */
   #sharing;
   #base;
@@ -113,8 +117,10 @@ export class Keepalive extends EventTarget {
     this.#dispatch({ type: "stop" });
   }
 
-  /** Ask the server now instead of at the next interval or attempt, for "stay signed in" and the like. */
-  ping() {
+  /** Ask the server now instead of at the next interval or attempt, for "stay signed in" and the like.
+   * @param {Event} [event] what says so; if it is a person's doing, it counts as input */
+  ping(event) {
+    if (event) this.#feel(event);
     this.#dispatch({ type: "nudge" });
   }
 
@@ -229,9 +235,9 @@ export class Keepalive extends EventTarget {
       case "send":
         return this.#socket?.send(this.#ping(effect));
       case "post":
-        return void this.#post(effect);
+        return this.#post(effect);
       case "request":
-        return void this.#request();
+        return this.#request();
       case "steal":
         return this.#sharing?.steal();
       case "emit":
@@ -282,8 +288,8 @@ export class Keepalive extends EventTarget {
 
   /** @param {{n: number, visible: boolean}} what @returns {string} */
   #ping({ n, visible }) {
-    const idle = this.#lastInput === null ? undefined : Math.max(0, this.#now - this.#lastInput) / 1_000;
-    const ping = { type: "ping", n, idle, visible };
+    const idle = Math.max(0, this.#now - this.#lastInput) / 1_000;
+    const ping = { type: "ping", n, idle: isFinite(idle) ? idle : undefined, visible };
     try {
       const text = JSON.stringify({ ...ping, data: this.data?.() ?? undefined });
       const size = new TextEncoder().encode(text).length;
@@ -296,12 +302,12 @@ export class Keepalive extends EventTarget {
   }
 
   /** @param {{n: number, visible: boolean}} what */
-  async #post({ n, visible }) {
-    let message = null;
+  async #post(what) {
+    let message;
     try {
       const response = await this.#env.fetch(this.#url("heartbeat"), {
         method: "POST",
-        body: this.#ping({ n, visible }),
+        body: this.#ping(what),
         headers: { "Content-Type": "application/json" },
         cache: "no-store",
         signal: AbortSignal.timeout(POST_TIMEOUT),
@@ -310,7 +316,7 @@ export class Keepalive extends EventTarget {
     } catch {
       // No answer; the machine tries again.
     }
-    this.#dispatch({ type: "posted", n, message });
+    this.#dispatch({ type: "posted", n: what.n, message });
   }
 
   /** Let the page know, and the other tabs. Of an end they convince themselves: theirs may be another session.
@@ -318,6 +324,7 @@ export class Keepalive extends EventTarget {
   #emit(message) {
     const { type, n, times = 2, why, extendable, reason, login = null, data = null } = message;
     const { expires_in: expiresIn, ends_in: endsIn = null } = message;
+    this.#hopes = type === "beat" || (this.#hopes && reason !== "evicted");
     if (!message.relayed) {
       const { who, expiresAt, endsAt } = this.#context;
       this.#sharing?.relay(message);
@@ -353,12 +360,12 @@ export class Keepalive extends EventTarget {
   #overhear(heard) {
     const { state } = this.#context;
     if (heard.type === "input") {
-      const at = Math.min(heard.at, this.#now);
-      this.#lastInput = Math.max(this.#lastInput ?? at, at);
+      this.#lastInput = Math.max(this.#lastInput, Math.min(heard.at, this.#now));
     } else if (heard.type === "relay" || heard.type === "request") {
       this.#sharing?.answer(heard);
     } else if (heard.type === "told" && state === "ended") {
-      this.dispatchEvent(new SessionEvent("session-elsewhere"));
+      if (this.#hopes) this.dispatchEvent(new SessionEvent("session-elsewhere"));
+      this.#hopes = false;
     } else {
       this.#dispatch(heard);
     }
@@ -398,13 +405,13 @@ export class Keepalive extends EventTarget {
     for (const target of document.querySelectorAll("iframe")) enter({ target });
   }
 
-  /** @param {PointerEvent} event */
+  /** @param {any} event */
   #feel(event) {
     if (!event.isTrusted) return;
     // A pointer at rest "moves" when the page does, by nothing.
     if (event.type === "pointermove" && !event.movementX && !event.movementY) return;
     const now = this.#now;
-    const quiet = this.#lastInput === null ? Infinity : now - this.#lastInput;
+    const quiet = now - this.#lastInput;
     if (quiet >= 0 && quiet < INPUT_EVERY) return;
     this.#lastInput = now;
     this.#tabs.say({ type: "input", at: now });
@@ -416,14 +423,15 @@ export class Keepalive extends EventTarget {
 /** @param {import("./machine.js").State} state */
 const isWatching = (state) => state !== "idle" && state !== "ended";
 
-/** @param {unknown} text @returns {Fact | null} a message of the server, or nothing */
+/** @param {unknown} text @returns {Fact | undefined} a message of the server, or nothing */
 function parse(text) {
   try {
     const message = JSON.parse(String(text));
-    return MESSAGES.includes(message.type) ? message : null;
+    if (MESSAGES.includes(message.type)) return message;
   } catch {
-    return null;
+    // No message at all.
   }
+  return undefined;
 }
 
 /** Where the server answers, as an absolute URL that ends in a slash.

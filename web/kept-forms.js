@@ -65,10 +65,12 @@ export function giveBack(who) {
 
 /** @returns {[string, Field[]][]} the forms to keep, by path and name, and what a user may type there */
 function formsHere() {
-  return [...document.querySelectorAll("form[data-keep]:not([data-keep=off])")].map((form) => [
-    `${location.pathname}#${form.getAttribute("id") ?? form.getAttribute("name") ?? ""}`,
-    /** @type {Field[]} */ ([.../** @type {HTMLFormElement} */ (form).elements]).filter(isTyped),
-  ]);
+  return [...document.querySelectorAll("form[data-keep]:not([data-keep=off])")].map((form) => {
+    // By name, a form's own controls come before what any form has.
+    /** @param {string} name */
+    const own = (name) => Reflect.get(HTMLFormElement.prototype, name, form);
+    return [`${location.pathname}#${own("id") || own("name")}`, [...own("elements")].filter(isTyped)];
+  });
 }
 
 /** @param {Field} field */

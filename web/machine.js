@@ -274,8 +274,8 @@ function step(c, event) {
  * @param {Turn} c */
 const overdue = ({ deadlines, now }) =>
   Object.keys(deadlines)
-    .filter((name) => deadlines[name] <= now)
-    .sort((a, b) => deadlines[a] - deadlines[b])[0];
+    .sort((a, b) => deadlines[a] - deadlines[b])
+    .find((name) => deadlines[name] <= now);
 
 /** The clock was set back: everything that was to come in a minute still comes in a minute.
  * @param {Turn} c @param {number} gap */
@@ -450,10 +450,11 @@ function request(c) {
   c.effects.push({ type: "request" });
 }
 
-/** The tab that leads says how it fares: it is there.
+/** The tab that leads says how it fares: it is there. One that polls may take its time to answer.
  * @type {Action} */
 function trust(c, { state }) {
   c.led = state;
+  if (state === "polling") delete c.deadlines.unanswered;
   listen(c);
 }
 
@@ -494,8 +495,7 @@ function settle(c, { n, message }) {
   if (n !== c.posting) return;
   c.posting = 0;
   if (c.state === "ended") conclude(c, message);
-  else if (hears(c.state)) return;
-  else if (message?.type === "beat") {
+  else if (message?.type === "beat" && !hears(c.state)) {
     c.answered = true;
     agree(c, message);
     confirm(c, message);

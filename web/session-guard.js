@@ -9,6 +9,7 @@
 
 import { hold, SessionEvent } from "./keepalive.js";
 
+/** @typedef {import("./keepalive.js").Keepalive} Keepalive */
 /** @typedef {{reason: string | null, login: string | null}} End */
 
 const PAGE_CSS = `
@@ -111,15 +112,15 @@ export class SessionGuard extends Base {
     const { signal } = (this.#listening = new AbortController());
     const show = () => this.#show();
     const retry = () => this.#end && keepalive.start();
-    keepalive.addEventListener("session-beat", () => this.#confirm(), { signal });
-    keepalive.addEventListener("session-end", () => this.#conclude(), { signal });
+    keepalive.addEventListener("session-beat", () => this.#confirm(keepalive), { signal });
+    keepalive.addEventListener("session-end", () => this.#conclude(keepalive), { signal });
     keepalive.addEventListener("session-warning", show, { signal });
     keepalive.addEventListener("session-statechange", show, { signal });
     keepalive.addEventListener("session-elsewhere", retry, { signal });
     addEventListener("focus", retry, { signal });
     addEventListener("pagehide", () => this.#end && this.#keep(), { signal });
-    if (keepalive.state === "ended") this.#conclude();
-    else if (keepalive.expiresIn) this.#confirm();
+    if (keepalive.state === "ended") this.#conclude(keepalive);
+    else if (keepalive.expiresIn) this.#confirm(keepalive);
     else this.#show();
   }
 
@@ -137,9 +138,9 @@ export class SessionGuard extends Base {
     });
   }
 
-  /** The store has said that a session lives. Whose is it? */
-  async #confirm() {
-    const who = this.keepalive?.who ?? null;
+  /** The store has said that a session lives. Whose is it?
+   * @param {Keepalive} keepalive */
+  async #confirm({ who }) {
     const before = this.#who;
     const resumed = this.#end;
     if (resumed ? who !== (before ?? null) : who && before && who !== before) return startOver();
@@ -158,13 +159,13 @@ export class SessionGuard extends Base {
     }
   }
 
-  /** What ended first is why; each failed attempt to go on is another end. */
-  #conclude() {
-    const { reason = null, login = null } = this.keepalive ?? {};
-    this.#end = { reason: this.#end?.reason ?? reason, login: login ?? this.#end?.login ?? null };
-    this.#keep();
+  /** What ended first is why; each failed attempt to go on is another end.
+   * @param {Keepalive} keepalive */
+  #conclude({ reason, login }) {
+    (this.#end ??= { reason, login }).login ??= login;
     this.#show();
     this.#prepare();
+    this.#keep();
   }
 
   /** Who signs out leaves nothing behind, and where no session has lived nothing was typed in one. */
@@ -184,7 +185,7 @@ export class SessionGuard extends Base {
   #show() {
     const { keepalive } = this;
     const { dataset } = document.documentElement;
-    const ended = Boolean(this.#end);
+    const ended = this.#end;
     if (!keepalive) delete dataset.session;
     else if (ended) dataset.session = "ended";
     else dataset.session = !keepalive.known ? "unknown" : keepalive.warning ? "warning" : "alive";
@@ -195,9 +196,8 @@ export class SessionGuard extends Base {
   }
 
   #cover() {
-    if (this.#covered.length) return;
     const found = document.querySelectorAll("[data-private]:not([inert])");
-    this.#covered = /** @type {HTMLElement[]} */ ([...found]);
+    this.#covered.push(.../** @type {NodeListOf<HTMLElement>} */ (found));
     for (const element of this.#covered) element.inert = true;
   }
 
@@ -209,6 +209,11 @@ export class SessionGuard extends Base {
 
 /** Another user's page must not go on as this one's, nor may a browser fill in again what was typed. */
 function startOver() {
-  for (const form of document.forms) form.reset();
-  location.reload();
+  try {
+    // A control's name may stand in for anything that a form has, and a form's for what a document has.
+    const { reset } = HTMLFormElement.prototype;
+    for (const form of document.querySelectorAll("form")) reset.call(form);
+  } finally {
+    location.reload();
+  }
 }

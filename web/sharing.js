@@ -66,16 +66,17 @@ export class Sharing {
 
   /** @param {Message} heard of another tab: `relay` or `request` */
   answer({ type, message }) {
-    const { state, expiresIn, endsIn } = this.#keepalive;
+    const { state, warning, expiresIn, endsIn } = this.#keepalive;
     if (type === "relay") {
       if (!this.#place || this.#leads) return;
+      if (message.type === "warning" && message.why === warning?.why) return; // it was for one that has just come
       if (message.type === "beat") this.#appear();
       this.#hear({ ...message, relayed: true });
     } else if (this.#leads) {
-      if (state === "open") {
-        this.relay({ ...this.#hello, type: "hello", expires_in: expiresIn, ends_in: endsIn });
-        this.#hear({ type: "nudge" });
-      }
+      if (state === "open")
+        this.relay({ .../** @type {Message} */ (this.#hello), expires_in: expiresIn, ends_in: endsIn });
+      if (warning) this.relay({ ...warning, type: "warning", expires_in: expiresIn });
+      this.#hear({ type: "nudge" });
       this.#tell();
     }
   }
@@ -113,7 +114,7 @@ export class Sharing {
       this.#leave();
       // An insecure page has no locks, and a sandbox has locks that nobody gets: there, each page is on its own.
       const stolen = /** @type {Error} */ (error).name === "AbortError";
-      this.#hear(stolen ? { type: "follow" } : { type: "lead", share: false });
+      this.#hear({ type: stolen ? "follow" : "lead", share: false });
     }
   }
 }

@@ -30,8 +30,8 @@ export class Tabs {
       this.#channel?.close();
       this.#channel = null;
     } else if (!this.#channel && this.#env.BroadcastChannel) {
-      this.#channel = new this.#env.BroadcastChannel(this.name);
-      this.#channel.onmessage = ({ data }) => this.#hear(data);
+      const channel = (this.#channel = new this.#env.BroadcastChannel(this.name));
+      channel.onmessage = ({ data }) => this.#hear(data);
     }
   }
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, ConsoleMessage, Page
+from playwright.async_api import Browser, ConsoleMessage, Page, Route
 
 from ..visitors import visits
 from .conftest import ROOT, Server
@@ -220,6 +220,36 @@ async def test_without_a_socket_it_asks(server: Server, people: None, chromium: 
     await page.get_by_role("alert").filter(has_text="does not answer").wait_for()
     await server.start()
     await page.get_by_role("alert").filter(has_text="does not answer").wait_for(state="hidden")
+
+
+async def test_without_its_history_it_is_live_all_the_same(server: Server, chromium: Browser) -> None:
+    page = await chromium.new_page()
+    await page.route("**/api/stats/history", lambda route: route.abort())
+    await page.goto(f"{server.url}/keepalive/admin/")
+    await page.get_by_label("Admin token").fill(TOKEN)
+    await page.get_by_role("button", name="Sign in").click()
+    await page.locator(LIVE).wait_for()
+
+
+async def test_a_server_that_hangs_is_asked_once_at_a_time(server: Server, chromium: Browser) -> None:
+    page = await chromium.new_page()
+    await page.add_init_script("globalThis.WebSocket = class { constructor() { throw new Error('none') } }")
+    await page.goto(f"{server.url}/keepalive/admin/")
+    await page.get_by_label("Admin token").fill(TOKEN)
+    await page.get_by_role("button", name="Sign in").click()
+    await page.locator("#source", has_text="by request").wait_for()
+    hanging: list[Route] = []
+
+    async def hang(route: Route) -> None:
+        hanging.append(route)
+
+    await page.route("**/api/stats", hang)
+    await until_true(page, "() => performance.now() > 7000")  # it would have asked several times
+    assert len(hanging) == 1
+    await hanging.pop().continue_()
+    async with asyncio.timeout(10):
+        while not hanging:
+            await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize("server", [("--workers", "2")], indirect=True)

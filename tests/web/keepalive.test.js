@@ -195,6 +195,25 @@ describe("what it says", () => {
     assert.equal(socket().sent[2].idle, 7.5, "noted once a second");
   });
 
+  test("a click without pointer or key counts, too: assistive technology presses buttons so", async () => {
+    const { window, socket, browser } = opened();
+    await browser.pass(10);
+    window.fire("click", { isTrusted: false });
+    assert.equal(socket().sent.length, 1);
+    window.fire("click");
+    assert.equal(socket().sent[1].idle, 0);
+  });
+
+  test("what the user did to ask for a ping counts, and what a script did does not", async () => {
+    const { keepalive, socket, browser } = opened();
+    await browser.pass(10);
+    keepalive.ping({ type: "cancel", isTrusted: false });
+    assert.ok(!("idle" in socket().sent[1]));
+    await browser.pass(10);
+    keepalive.ping({ type: "cancel", isTrusted: true });
+    assert.equal(socket().sent[2].idle, 0);
+  });
+
   test("a user who comes back is told of at once, one who goes on is not", async () => {
     const { window, socket, browser } = opened();
     await browser.pass(3);

@@ -935,6 +935,12 @@ describe("sharing one socket", () => {
     assert.equal(page.context.led, "waiting");
   });
 
+  test("one that polls is not replaced for a slow answer: only an open socket may be dead unnoticed", () => {
+    const woken = (state) => following().sleep(20).tell("wake", { type: "led", state }).pass(5).did;
+    assert.deepEqual(woken("polling"), []);
+    assert.deepEqual(woken("open"), ["steal"]);
+  });
+
   test("who is replaced lets go of the socket", () => {
     const page = following().tell("lead", HELLO, BEAT);
     assert.deepEqual(page.tell("follow").did, ["drop", "request"]);

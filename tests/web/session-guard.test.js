@@ -22,6 +22,9 @@ const POLICY =
   "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:;" +
   " frame-src 'self'; form-action 'self'; require-trusted-types-for 'script'; trusted-types 'none'";
 
+// As the name of a control each stands in the way of what a form has by that name.
+const CLOBBERS = ["elements", "reset", "id", "name", "getAttribute", "hasAttribute"];
+
 /** @param {string} guard its attributes and content */
 const PAGE = (lang, guard) => `<!doctype html><html lang="${lang}"><title>Orders</title>
 <link rel="icon" href="data:,"><script type="module" src="/keepalive/client/define-guard.js"></script>
@@ -40,6 +43,8 @@ const PAGE = (lang, guard) => `<!doctype html><html lang="${lang}"><title>Orders
   <input type="hidden" name="token"><fieldset data-keep="off"><input name="off"></fieldset>
   <input type="button" name="press"><button name="send" value="send">Send</button>
 </form>
+<form data-keep name="odd">${CLOBBERS.map((name) => `<input name="${name}">`).join("")}</form>
+<form name="forms"></form>
 <session-guard ${guard}</session-guard></html>`;
 
 const SECRETS = ["secret", "shown", "password2", "number", "code", "token", "off"];
@@ -79,7 +84,8 @@ function playServer() {
     }
     send(text) {
       this.pings += 1;
-      const { n } = JSON.parse(text);
+      const { n, idle } = JSON.parse(text);
+      this.idle = idle;
       if (!this.mute) this.say({ type: "beat", n, expires_in: 1800 });
     }
     close() {
@@ -227,6 +233,14 @@ for (const options of BROWSERS) {
         await does(() => extend());
         assert.equal((await looks()).open, false);
       });
+
+    test("a close without a key, as by a phone's \"back\", is input", async () => {
+      await open();
+      await does(() => warn(50));
+      await does(() => document.querySelector("session-guard").shadowRoot.querySelector("dialog").requestClose());
+      await until(() => sockets[0].pings > 1);
+      assert.ok((await does(() => sockets[0].idle)) < 5);
+    });
 
     test("the absolute deadline takes an OK, and no key that was meant for the page", async () => {
       await open();
@@ -440,6 +454,39 @@ for (const options of BROWSERS) {
       assert.doesNotMatch(await store(), /Ada/);
     });
 
+    test("fields that are named like what a form has are kept like any other", async () => {
+      await open();
+      await does((names) => {
+        const odd = document.querySelector("[name=odd]");
+        for (const name of names) odd.querySelector(`[name=${name}]`).value = `my ${name}`;
+        end("idle");
+      }, CLOBBERS);
+      await becomes("ended");
+      assert.equal((await looks()).open, true);
+      await does(() => void (localStorage.who = "ada"));
+      await open();
+      await until(() => document.querySelector("[name=elements]").value === "my elements");
+      assert.deepEqual(
+        await does(() => [...document.querySelectorAll("[name=odd] input")].map(({ value }) => value)),
+        CLOBBERS.map((name) => `my ${name}`),
+      );
+    });
+
+    test("covers what is private though the forms cannot be kept", async () => {
+      await open();
+      await does(() => {
+        Element.prototype.closest = () => {
+          throw new TypeError("broken by the page");
+        };
+        const isCovered = () => document.querySelector("[data-private]").inert;
+        const { keepalive } = document.querySelector("session-guard");
+        keepalive.addEventListener("session-end", () => (globalThis.atTheEnd = isCovered()));
+        end("idle");
+      });
+      assert.equal(await does(() => atTheEnd), true);
+      assert.equal((await looks()).open, true);
+    });
+
     test("what was typed is no one else's", async () => {
       await open();
       await type();
@@ -486,6 +533,7 @@ for (const options of BROWSERS) {
       await open();
       await type();
       await does(() => {
+        document.querySelector("[name=odd] input").value = "mine";
         window.mark = true;
         end("idle");
       });
@@ -494,6 +542,7 @@ for (const options of BROWSERS) {
       await becomes("alive");
       assert.equal(await does(() => window.mark), undefined);
       assert.deepEqual(await typed(), BEFORE);
+      assert.equal(await does(() => document.querySelector("[name=odd] input").value), "");
     });
 
     test("signs in again in a frame", async () => {

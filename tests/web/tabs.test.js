@@ -36,6 +36,34 @@ async function sharing(count, hello = HELLO) {
   return { browser, all, states: () => all.map(({ keepalive }) => keepalive.state) };
 }
 
+/** Pages that go on when another has a session, as the guard has them do, and a server with room for `limit` of
+ * them; those in `strangers` have no cookie. Gives the way to let round trips pass, one a second. */
+function crowded(browser, all, { limit = Infinity, strangers = new Set() }) {
+  for (const { keepalive } of all) keepalive.addEventListener("session-elsewhere", () => keepalive.start());
+  let pages = browser.sockets.slice();
+  const answered = new Map(pages.map((socket) => [socket, 1]));
+  const greet = (socket) => {
+    if (all.some((tab) => strangers.has(tab) && tab.sockets.includes(socket)))
+      return socket.say({ type: "end", reason: "unknown" });
+    socket.say(HELLO);
+    pages = [...pages, socket].filter(({ readyState }) => readyState === 1);
+    if (pages.length > limit) pages[0].say({ type: "end", reason: "evicted" });
+  };
+  const answer = (socket) => {
+    const n = (answered.get(socket) ?? 0) + 1;
+    if (socket.readyState !== 1 || n > socket.sent.length) return;
+    answered.set(socket, n);
+    socket.say({ ...BEAT, n });
+  };
+  return async (trips) => {
+    for (let trip = 0; trip < trips; trip++) {
+      for (const socket of [...browser.sockets]) (socket.readyState ? answer : greet)(socket);
+      await settled();
+      await browser.pass(1);
+    }
+  };
+}
+
 /** How many sockets are open or opening. */
 const live = (browser) => browser.sockets.filter(({ readyState }) => readyState < 2).length;
 
@@ -83,6 +111,37 @@ describe("tabs with a socket each", () => {
     await settled();
     assert.equal(all[0].said("elsewhere").length, 1);
     assert.equal(all[0].keepalive.state, "ended", "it is for the page to go on, or not");
+  });
+
+  test("one too many ends the oldest, which stays so until its user comes: it would be in place of the next", async () => {
+    const { browser, all } = tabs(4);
+    const trips = crowded(browser, all, { limit: 3 });
+    all[0].socket().say({ type: "end", reason: "evicted" });
+    await trips(300);
+    const states = () => all.map(({ keepalive }) => keepalive.state);
+    assert.deepEqual(states(), ["ended", "open", "open", "open"]);
+    assert.equal(browser.sockets.length, 4);
+    all[0].keepalive.start();
+    await trips(300);
+    assert.deepEqual(states(), ["open", "ended", "open", "open"]);
+    assert.equal(browser.sockets.length, 5);
+  });
+
+  test("one that the server does not know tries once more, and again only after it had a session", async () => {
+    const { browser, all } = tabs(2);
+    const strangers = new Set([all[0]]);
+    const trips = crowded(browser, all, { strangers });
+    all[0].socket().lose();
+    await trips(600);
+    assert.equal(all[0].keepalive.state, "ended");
+    assert.equal(all[0].sockets.length, 3, "the first, the next, and one as the other tab has a session");
+    strangers.clear();
+    all[0].keepalive.start();
+    await trips(5);
+    all[0].socket().say({ type: "end", reason: "idle" });
+    await trips(30);
+    assert.equal(all[0].keepalive.state, "open");
+    assert.equal(all[0].sockets.length, 5);
   });
 
   test("hear nothing of another server's, and nothing once they stop", async () => {
@@ -233,6 +292,53 @@ describe("sharing", () => {
     assert.deepEqual(states(), ["waiting", "waiting"]);
     assert.deepEqual(all[1].said("statechange").at(-1).state, "waiting");
     assert.equal(live(browser), 0);
+  });
+
+  test("those who follow ask through a leader that polls, and one that waits", async () => {
+    const { browser, all, states } = await sharing(2);
+    browser.blocked = true;
+    all[0].socket().lose();
+    await browser.pass(1);
+    const hasten = async () => {
+      await browser.pass(3);
+      all[1].keepalive.ping();
+      await browser.pass(0);
+      await settled();
+    };
+    assert.deepEqual(states(), ["waiting", "waiting"]);
+    const before = all[0].said("statechange").length;
+    await hasten();
+    assert.ok(all[0].said("statechange").length > before, "it has tried");
+    browser.answers.push(BEAT, BEAT, BEAT);
+    for (let i = 0; i < 60 && states()[0] !== "polling"; i++) await browser.pass(1);
+    await settled();
+    assert.deepEqual(states(), ["polling", "polling"]);
+    const asked = browser.requests.length;
+    const beats = all[1].said("beat").length;
+    browser.answers.unshift({ ...BEAT, expires_in: 1799 });
+    await hasten();
+    assert.equal(browser.requests.length, asked + 1);
+    assert.equal(all[1].said("beat").length, beats + 1);
+  });
+
+  test("one that comes hears of a warning that stands, and the others hear nothing again", async () => {
+    const { browser, all } = await sharing(2, { ...HELLO, mode: "activity" });
+    all[0].socket().say(WARNING);
+    await browser.pass(10);
+    const { said, open } = browser.tab();
+    const keepalive = open({ share: true });
+    keepalive.start();
+    await settled();
+    assert.deepEqual(
+      said("warning").map(({ expiresIn, why, extendable }) => [expiresIn, why, extendable]),
+      [[50, "idle", true]],
+    );
+    assert.equal(keepalive.warning.why, "idle");
+    assert.equal(all[0].said("warning").length, 1);
+    assert.equal(all[1].said("warning").length, 1);
+    all[0].socket().say({ ...WARNING, why: "absolute", extendable: false });
+    await settled();
+    assert.equal(all[1].said("warning").length, 2, "another is news");
   });
 
   test("an end is everybody's", async () => {

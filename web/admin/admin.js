@@ -85,6 +85,7 @@ let moments = [];
 /** Who is signed in: a count, so that what was asked for somebody else is not shown. */
 let shift = 0;
 let heardAt = 0;
+let looking = false;
 let cursor = "";
 /** @type {string | null} */
 let next = null;
@@ -97,14 +98,11 @@ let explained = null;
 async function signIn(asked) {
   try {
     await ask("operator", "POST");
-    const mine = (shift += 1);
+    shift += 1;
     part("gate").hidden = true;
     part("board").hidden = part("who").hidden = false;
-    const { moments: before } = await ask("stats/history");
-    if (mine !== shift) return;
-    moments = before;
     listen();
-    await Promise.all([look(), list()]);
+    await Promise.all([recall(), look(), list()]);
   } catch (error) {
     if (part("gate").hidden && !part("board").hidden) return complain(error);
     part("gate").hidden = false;
@@ -160,9 +158,19 @@ function listen() {
   part("pulse").replaceChildren(heart);
 }
 
-/** Ask, when nothing has come over the socket for a while. */
+/** Begin the charts with what was before. */
+async function recall() {
+  const mine = shift;
+  const { moments: before } = await ask("stats/history");
+  if (mine !== shift) return;
+  const last = before.at(-1)?.at ?? 0;
+  moments = [...before, ...moments.filter(({ at }) => at > last)];
+}
+
+/** Ask, when nothing has come over the socket for a while; one question at a time. */
 async function look() {
-  if (part("board").hidden || performance.now() - heardAt < SILENT_AFTER) return;
+  if (looking || part("board").hidden || performance.now() - heardAt < SILENT_AFTER) return;
+  looking = true;
   try {
     const stats = await ask("stats");
     part("source").textContent = "by request, once a second";
@@ -174,6 +182,8 @@ async function look() {
     }
   } catch (error) {
     complain(error);
+  } finally {
+    looking = false;
   }
 }
 
