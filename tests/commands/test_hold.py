@@ -9,6 +9,7 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import ClientSession, CookieJar
@@ -132,9 +133,19 @@ async def test_a_command_of_somebody_else_is_left_to_itself(
     heart: Heart, http: ClientSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As `sudo` starts one: no signal reaches it."""
+    started: list[Process] = []
+    start = asyncio.create_subprocess_exec
+
+    async def started_by(*command: str, **options: Any) -> Process:
+        started.append(await start(*command, **options))
+        return started[-1]
+
+    def refused(group: int, number: int) -> None:
+        raise PermissionError
+
     monkeypatch.setattr(module, "GRACE", 0.2)
-    script = f"echo $$ > {tmp_path}/own; {FOR_EVER}"
-    holding = asyncio.create_task(hold(heart, shell(script)))
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", started_by)
+    holding = asyncio.create_task(hold(heart, shell(f"echo $$ > {tmp_path}/own; {FOR_EVER}")))
     await until(lambda: pid_in(tmp_path / "own"))
     with monkeypatch.context() as patch:
         patch.setattr(os, "killpg", refused)
@@ -142,12 +153,10 @@ async def test_a_command_of_somebody_else_is_left_to_itself(
         async with asyncio.timeout(DEADLINE):
             with pytest.raises(SessionEnded):
                 await holding
-    assert lives(pid_in(tmp_path / "own"))
-    os.killpg(pid_in(tmp_path / "own"), signal.SIGKILL)
-
-
-def refused(group: int, number: int) -> None:
-    raise PermissionError
+    (left,) = started
+    assert left.returncode is None
+    os.killpg(left.pid, signal.SIGKILL)
+    await left.wait()
 
 
 def lives(group: int) -> bool:
