@@ -130,11 +130,15 @@ class _Run:
 
     async def stop(self) -> None:
         """End it, first asking."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            self.send(number)
-            with suppress(TimeoutError):
+        self.send(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(GRACE):
+                await self._gone()
+        except TimeoutError:
+            self.send(signal.SIGKILL)
+            with suppress(TimeoutError):  # of somebody else's, which no signal reaches
                 async with asyncio.timeout(GRACE):
-                    return await self._gone()
+                    await self.process.wait()
 
     async def _gone(self) -> None:
         """The command, and if it has a group of its own, all of that."""
